@@ -1,0 +1,79 @@
+"""Settings that the containers read. The deployment's settings (`deploy/settings.py`) include all of these."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from app.environment import Variables, read
+
+__all__ = ["AppSettings", "from_environment"]
+
+# No dots: a delayed task's binding is `#.<queue>`, so a queue `b` would also get what is meant for `a.b`.
+QUEUE_NAMES = r"^[a-z][a-z0-9_-]{0,62}$"
+
+Seconds = Annotated[int, Meta(ge=1, le=604_800, title="a number of seconds from 1 to 604800 (a week)")]
+
+
+class AppSettings(Variables, frozen=True, kw_only=True):
+    """One field an environment variable; see ``.env.example`` for the same in words."""
+
+    broker_url: Annotated[str, Meta(pattern=r"^amqps?://", title="an amqp:// address")] = field(
+        default="amqp://127.0.0.1:5672/warren", name="CELERY_BROKER_URL"
+    )
+    result_backend: Annotated[str, Meta(min_length=1, title="the URL of a Celery result backend")] = field(
+        default="rpc://", name="CELERY_RESULT_BACKEND"
+    )
+    celery_app: Annotated[
+        str, Meta(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$", title="the place of a Celery app, package.module:app")
+    ] = field(default="app", name="CELERY_APP")
+    queues: Annotated[
+        tuple[Annotated[str, Meta(pattern=QUEUE_NAMES)], ...],
+        Meta(
+            min_length=1,
+            title="a list of queue names, such as default,mail (a-z, 0-9, - and _; no dots)",
+            extra={"list": True},
+        ),
+    ] = ("default",)
+    task_time_limit: Seconds = 300
+    worker_concurrency: Annotated[
+        str, Meta(pattern=r"^(auto|[1-9][0-9]{0,3})$", title="auto or a number of processes from 1 to 9999")
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(title="one of debug, info, warning, error")
+    ] = "info"
+    health_dir: Annotated[str, Meta(min_length=1, title="a folder")] = "/tmp/warren"  # noqa: S108 - a tmpfs in containers
+    monitor_format: Annotated[Literal["text", "json"], Meta(title="text or json")] = field(
+        default="text", name="MONITOR_FORMAT"
+    )
+    monitor_dir: Annotated[str, Meta(min_length=1, title="a folder")] = field(default="/data", name="MONITOR_DIR")
+
+    @property
+    def task_soft_time_limit(self) -> int:
+        """Seconds after which a task gets SoftTimeLimitExceeded: a tenth of its time, at most 30 s, is left to clean up."""
+        return max(1, self.task_time_limit - min(30, self.task_time_limit // 10))
+
+    @property
+    def stop_grace(self) -> int:
+        """Seconds that a stopping worker gets: the longest task, and half a minute to acknowledge it and leave."""
+        return self.task_time_limit + 30
+
+    @property
+    def consumer_timeout(self) -> int:
+        """Seconds that the broker waits for an acknowledgement: beyond any task that a stopping worker may still end.
+
+        A shorter one would hand the task to a second worker while the first still runs it.
+        """
+        return self.stop_grace + 60
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> AppSettings:
+    """The settings of this process.
+
+    Raises:
+        app.environment.Mistake: a line for each wrong variable.
+    """
+    return read(AppSettings, os.environ if environment is None else environment)

@@ -1,0 +1,61 @@
+"""The platforms, and which of them a command uses."""
+
+from __future__ import annotations
+
+import sys
+
+from deploy.errors import ExitCode, WarrenError
+from deploy.paths import STATE, write_private
+from deploy.platforms.base import Endpoints, Instance, Platform
+from deploy.run import Runner
+from deploy.secrets import load as load_secrets
+from deploy.settings import Settings
+
+__all__ = ["NAMES", "Endpoints", "Instance", "Platform", "choose", "forget", "remember"]
+
+NAMES = ("compose", "local")
+
+# Which platform `up` chose: later commands must not ask the engine again, nor find another answer.
+CHOSEN = STATE / "platform"
+
+
+def make(name: str, settings: Settings, runner: Runner) -> Platform:
+    secrets = load_secrets()
+    if name == "compose":
+        from deploy.platforms.compose import Compose  # noqa: PLC0415
+
+        return Compose(settings, secrets, runner)
+    from deploy.platforms.local import Local  # noqa: PLC0415
+
+    return Local(settings, secrets, runner)
+
+
+def choose(asked: str | None, settings: Settings, runner: Runner) -> Platform:
+    """The platform of ``--platform``, else of WARREN_PLATFORM, else where the stack is up, else the best one that answers.
+
+    Raises:
+        WarrenError: there is no platform of that name.
+    """
+    name = asked or settings.platform
+    if name == "auto":
+        name = CHOSEN.read_text().strip() if CHOSEN.exists() else detect(settings, runner)
+    if name not in NAMES:
+        raise WarrenError(f"there is no platform {name!r}; choose one of {', '.join(NAMES)}", ExitCode.USAGE)
+    return make(name, settings, runner)
+
+
+def detect(settings: Settings, runner: Runner) -> str:
+    try:
+        make("compose", settings, runner).check()
+    except WarrenError as why:
+        print(f"platform local: {why}", file=sys.stderr)  # noqa: T201
+        return "local"
+    return "compose"
+
+
+def remember(platform: Platform) -> None:
+    write_private(CHOSEN, platform.name + "\n")
+
+
+def forget() -> None:
+    CHOSEN.unlink(missing_ok=True)

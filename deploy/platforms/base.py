@@ -1,0 +1,87 @@
+"""What every platform can do. The commands in `tasks.py` speak only this, so each works wherever the stack runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Endpoints", "Instance", "Platform"]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One running or stopped piece of a service: a container, a process, a pod."""
+
+    service: str
+    name: str
+    """As the platform calls it: what `logs` and the platform's own tools take."""
+    state: str
+    """running, starting, stopped or failed."""
+    ready: bool
+    since: str
+    """Since when or for how long it is in this state, in words; empty where the platform does not say."""
+    node: str = ""
+    """The worker's Celery node name, where it is known; empty for other services."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where this host reaches the stack."""
+
+    host: str
+    amqp: int
+    management: int
+    prometheus: int
+    flower: int
+
+    @property
+    def flower_url(self) -> str:
+        return f"http://{self.host}:{self.flower}"
+
+    @property
+    def management_url(self) -> str:
+        return f"http://{self.host}:{self.management}"
+
+
+class Platform(Protocol):
+    """A place where the stack runs.
+
+    Every method may raise WarrenError. ``service`` is one of deploy.services.SERVICES.
+    """
+
+    name: str
+
+    def check(self) -> None:
+        """Raises WarrenError, with what to do, where this platform can't be used on this host."""
+
+    def build(self) -> None:
+        """Makes what the services run from (an image; installed packages), if anything of it changed."""
+
+    def up(self, workers: int | None) -> None:
+        """Brings the stack up and returns when every part is ready. Where it is up already and nothing changed, does nothing.
+
+        ``workers`` is the number of workers; None keeps the number that runs, or takes the setting.
+        On an error or Ctrl-C, what this call started is stopped again.
+        """
+
+    def down(self, volumes: bool) -> None:
+        """Stops the stack, workers first and warm; with ``volumes`` also deletes its data (not the secrets)."""
+
+    def restart(self, services: Sequence[str]) -> None:
+        """Restarts ``services`` with the code and settings of now, and returns when they are ready."""
+
+    def status(self) -> list[Instance]:
+        """All instances, in the order of SERVICES; empty where nothing runs."""
+
+    def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
+        """Shows the last ``tail`` lines of each of ``services``, and with ``follow`` all that comes, until Ctrl-C."""
+
+    def scale(self, workers: int, busy: set[str]) -> None:
+        """Sets the number of workers. When lowering it, those whose node is not in ``busy`` stop first, all of them warm."""
+
+    def exec(self, service: str, command: Sequence[str]) -> int:
+        """Runs ``command`` in the place of a running ``service``, attached to the terminal; its exit code."""
+
+    def endpoints(self) -> Endpoints:
+        """Where this host reaches the stack."""

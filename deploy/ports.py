@@ -1,0 +1,59 @@
+"""Are the ports free that the stack is to listen on?"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from deploy.errors import ExitCode, WarrenError
+from deploy.settings import Settings
+
+__all__ = ["FIELDS", "any_free", "free", "require_free"]
+
+FIELDS = ("amqp_port", "management_port", "prometheus_port", "flower_port")
+
+
+def free(host: str, port: int) -> bool:
+    """Whether a server can listen on ``port`` of ``host`` now.
+
+    Raises:
+        WarrenError: ``host`` is no address of this host.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as server:
+        # As servers do: what a server that has just ended left behind (TIME_WAIT) is no obstacle.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind((host, port))
+            server.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise WarrenError(f"WARREN_BIND={host} is no address of this host; 127.0.0.1 always is", ExitCode.SETTINGS) from error
+            return False
+    return True
+
+
+def any_free(host: str, taken: set[int]) -> int:
+    """A free port of ``host`` that is not in ``taken``."""
+    while True:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
+            server.bind((host, 0))
+            port = int(server.getsockname()[1])
+        if port not in taken:
+            return port
+
+
+def require_free(settings: Settings) -> None:
+    """Raises WarrenError naming the variable of the first port that something else listens on."""
+    for field in FIELDS:
+        port = getattr(settings, field)
+        if not free(settings.bind, port):
+            raise taken(field, port)
+
+
+def taken(field: str, port: int) -> WarrenError:
+    name = f"WARREN_{field.upper()}"
+    return WarrenError(
+        f"port {port} is taken by another program; stop that, or choose another port: {name}={port + 10000 if port < 50000 else port - 10000} in .env",
+        ExitCode.PORT,
+    )

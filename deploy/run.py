@@ -1,0 +1,99 @@
+"""Runs commands as argument lists, shows them when asked to, and turns their failures into one line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from deploy.errors import ExitCode, WarrenError
+from deploy.paths import ROOT
+
+__all__ = ["Runner"]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """``echo`` shows each command before it runs; ``dry`` shows what would change something instead of doing it."""
+
+    echo: bool = False
+    dry: bool = False
+
+    def show(self, line: str) -> None:
+        if self.echo or self.dry:
+            print(f"$ {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def acts(self, line: str) -> bool:
+        """Shows ``line``, which stands for what is done without a command, and says whether it is to be done."""
+        self.show(line)
+        return not self.dry
+
+    def run(self, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None, quiet: bool = False) -> None:
+        """Runs a command that changes something, from the project's folder, its output going to the terminal.
+
+        Raises:
+            WarrenError: it failed, with the last line that it wrote to its error output if that was not shown.
+        """
+        if not self.acts(shlex.join(arguments)):
+            return
+        done = self._run(arguments, environment, subprocess.PIPE if quiet else None)
+        if done.returncode:
+            raise failed(arguments, done)
+
+    def read(self, arguments: Sequence[str], *, timeout: float | None = None, check: bool = True) -> str:
+        """What a command prints that changes nothing; it runs with ``dry`` as well.
+
+        Raises:
+            WarrenError: it failed, or took longer than ``timeout`` seconds.
+        """
+        self.show(shlex.join(arguments))
+        try:
+            done = self._run(arguments, None, subprocess.PIPE, timeout)
+        except subprocess.TimeoutExpired as error:
+            raise WarrenError(f"`{shlex.join(arguments)}` did not end within {timeout} s", ExitCode.TIMEOUT) from error
+        if done.returncode and check:
+            raise failed(arguments, done)
+        return str(done.stdout)
+
+    def attach(self, arguments: Sequence[str]) -> int:
+        """Runs a command that the terminal belongs to until it ends or Ctrl-C ends it; its exit code."""
+        if not self.acts(shlex.join(arguments)):
+            return 0
+        process = subprocess.Popen(arguments, cwd=ROOT)
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                # It got the same signal from the terminal; it says itself when it is done.
+                continue
+
+    def _run(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None,
+        output: int | None,
+        timeout: float | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                arguments,
+                cwd=ROOT,
+                env={**os.environ, **environment} if environment else None,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                check=False,
+                timeout=timeout,
+            )
+        except FileNotFoundError as error:
+            raise WarrenError(f"{arguments[0]} is not installed, or not on the PATH", ExitCode.PLATFORM) from error
+
+
+def failed(arguments: Sequence[str], done: subprocess.CompletedProcess[str]) -> WarrenError:
+    last = [line.strip() for line in (done.stderr or "").splitlines() if line.strip()][-1:]
+    said = f": {last[0]}" if last else ""
+    return WarrenError(f"`{shlex.join(arguments)}` ended with exit code {done.returncode}{said}", ExitCode.FAILED)

@@ -1,0 +1,132 @@
+"""The deployment's settings: environment over `.env` over defaults, typed, with one line for each mistake."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from app.environment import Mistake, Variable, read, unknown, variables
+from app.settings import AppSettings
+from deploy.errors import ExitCode, WarrenError
+from deploy.paths import ROOT
+
+__all__ = ["Settings", "known", "load"]
+
+Port = Annotated[int, Meta(ge=1, le=65535, title="a port from 1 to 65535")]
+Image = Annotated[str, Meta(pattern=r"^[\w][\w./:@-]*$", title="the name of an image")]
+
+# Written by the platform for each service, never by the user: the address of the broker and folders inside containers.
+INTERNAL = {"CELERY_BROKER_URL", "WARREN_HEALTH_DIR", "MONITOR_DIR"}
+
+
+class Settings(AppSettings, frozen=True, kw_only=True):
+    """One field an environment variable; see ``.env.example`` for the same in words."""
+
+    platform: Annotated[
+        Literal["auto", "compose", "local"], Meta(title="one of auto, compose, local")
+    ] = "auto"
+    project: Annotated[
+        str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$", title="a name of a-z, 0-9 and -, at most 31 characters")
+    ] = "warren"
+    workers: Annotated[int, Meta(ge=0, le=1000, title="a number of workers from 0 to 1000")] = 1
+    bind: Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]+$", title="an IP address")] = "127.0.0.1"
+    amqp_port: Port = 5672
+    management_port: Port = 15672
+    prometheus_port: Port = 15692
+    flower_port: Port = 5555
+    rabbitmq_image: Image = "rabbitmq:4.3-management"
+    python_image: Image = "python:3.13-slim"
+    app_image: Image = "warren-app"
+    app_context: Annotated[str, Meta(min_length=1, title="the folder of your Celery project")] = "."
+    delivery_limit: Annotated[int, Meta(ge=1, le=1_000_000, title="a number of deliveries from 1 to 1000000")] = 20
+    events_max_age: Annotated[
+        str, Meta(pattern=r"^[1-9][0-9]*[YMDhms]$", title="an age such as 7D, 12h or 30m")
+    ] = "7D"
+    events_max_bytes: Annotated[
+        int, Meta(ge=100_000_000, title="a number of bytes, at least 100000000 (two segments of the log)")
+    ] = 2_000_000_000
+    rabbitmq_memory_mb: Annotated[int, Meta(ge=256, title="a number of MiB, at least 256")] = 1024
+    disk_free_limit_mb: Annotated[int, Meta(ge=1, title="a number of MB, at least 1")] = 1000
+    up_timeout: Annotated[int, Meta(ge=1, le=3600, title="a number of seconds from 1 to 3600")] = 180
+
+    @property
+    def foreign_app(self) -> bool:
+        """Whether the tasks come from a Celery project of the user's own."""
+        return self.celery_app != "app"
+
+
+def known() -> dict[str, Variable]:
+    """The variables that a user may set, by name."""
+    return {name: variable for name, variable in variables(Settings).items() if name not in INTERNAL}
+
+
+def dotenv(file: Path) -> tuple[dict[str, str], list[str]]:
+    """The variables in ``file``, and a line for each that can't be read."""
+    if not file.exists():
+        return {}, []
+    from dotenv.main import resolve_variables  # noqa: PLC0415 - only where there is a file to read
+    from dotenv.parser import parse_stream  # noqa: PLC0415
+
+    values: list[tuple[str, str | None]] = []
+    lines = []
+    with file.open() as stream:
+        for binding in parse_stream(stream):
+            number = binding.original.line + binding.original.string[: -len(binding.original.string.lstrip())].count("\n")
+            text = binding.original.string.strip()
+            if binding.error or (binding.key is not None and binding.value is None):
+                lines.append(f"line {number} of {file.name} is not NAME=value: {text!r}; correct it or put a # before it")
+            elif binding.key is not None:
+                values.append((binding.key, binding.value))
+    return {key: value or "" for key, value in resolve_variables(values, override=False).items()}, lines
+
+
+def load(file: Path = ROOT / ".env", environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings in force.
+
+    Raises:
+        WarrenError: with a line for every mistake, and exit code 3.
+    """
+    environment = os.environ if environment is None else environment
+    written, lines = dotenv(file)
+    names = known()
+    lines += unknown(written, names, file.name)
+    lines += unknown((name for name in environment if name.startswith("WARREN_")), {*names, *INTERNAL}, "the environment")
+    values = {name: value for name, value in {**written, **environment}.items() if name in names}
+    origin = {name: file.name for name in written if name not in environment}
+    try:
+        settings = read(Settings, values, origin)
+    except Mistake as mistake:
+        lines += mistake.lines
+    else:
+        lines += combinations(settings)
+    if lines:
+        raise WarrenError("\n".join(lines), ExitCode.SETTINGS)
+    return settings
+
+
+def combinations(settings: Settings) -> list[str]:
+    """Mistakes that no single setting shows."""
+    lines = []
+    ports: dict[int, str] = {}
+    for field in ("amqp_port", "management_port", "prometheus_port", "flower_port"):
+        port = getattr(settings, field)
+        if port in ports:
+            lines.append(
+                f"WARREN_{ports[port].upper()} and WARREN_{field.upper()} are both {port}; give each a port of its own"
+            )
+        ports[port] = field
+    if settings.foreign_app and settings.app_context == ".":
+        lines.append(
+            f"CELERY_APP={settings.celery_app} needs WARREN_APP_CONTEXT, the folder of that project; "
+            "write for example WARREN_APP_CONTEXT=../shop"
+        )
+    context = ROOT / settings.app_context
+    if not context.is_dir():
+        lines.append(f"WARREN_APP_CONTEXT={settings.app_context} is no folder; name the folder of your Celery project")
+    if {"dead_letters"} & set(settings.queues):
+        lines.append("WARREN_QUEUES: dead_letters is the queue of undeliverable tasks; choose another name")
+    return lines
