@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["ExitCode", "WarrenError"]
+__all__ = ["ExitCode", "WarrenError", "reason"]
 
 
 class ExitCode(IntEnum):
@@ -38,3 +38,9 @@ class WarrenError(Exception):
     def __init__(self, message: str, code: ExitCode) -> None:
         super().__init__(message)
         self.code = code
+
+
+def reason(error: BaseException) -> str:
+    """An exception in a few words: its text, or the name of its kind where it has none."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return text or type(error).__name__

@@ -1,0 +1,195 @@
+"""The stack as a whole: up, down, restart, status, logs, scaling, settings."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from app.environment import as_text
+from deploy.errors import ExitCode, WarrenError
+from deploy.output import note, print_json, say, table
+from deploy.services import FLOWER_LOGIN, SERVICES
+from deploy.session import Session
+
+__all__ = ["build", "config", "down", "logs", "open_page", "restart", "scale_workers", "status", "up"]
+
+
+def up(s: Session, workers: int | None) -> None:
+    from deploy.platforms import forget, remember  # noqa: PLC0415
+
+    was_up = bool(s.platform.status())
+    if not s.runner.dry:
+        remember(s.platform)
+    try:
+        s.platform.up(workers)
+    except KeyboardInterrupt:
+        if not was_up:
+            forget()
+            note("stopped what had been started; nothing is left running")
+        raise
+    except WarrenError:
+        if not s.platform.status():
+            forget()
+        raise
+    if not s.runner.dry:
+        addresses(s)
+
+
+def addresses(s: Session) -> None:
+    where = s.platform.endpoints()
+    say(f"The stack is up on {s.platform.name}.")
+    say(f"  Flower    {where.flower_url}  (user {FLOWER_LOGIN}, password in .warren/secrets/flower-login)")
+    say(f"  RabbitMQ  {where.management_url}  (user admin, password in .warren/secrets/admin)")
+    say("  Monitor   invoke logs monitor -f")
+    say("Next: `invoke call add 2 3 --wait`, `invoke status`, `invoke scale-workers 4`; `invoke --list` shows all there is.")
+
+
+def down(s: Session, volumes: bool, yes: bool) -> None:
+    from deploy.platforms import forget  # noqa: PLC0415
+
+    if volumes and not yes and not s.runner.dry:
+        confirm("`down --volumes` deletes the broker's data (waiting tasks, the event log) and Flower's history")
+    s.platform.down(volumes)
+    if not s.runner.dry:
+        forget()
+        say("The stack is down." + (" Its data is deleted; the secrets are kept." if volumes else " Its data is kept."))
+
+
+def confirm(what: str) -> None:
+    """Asks the person at the terminal; where there is none, only --yes will do."""
+    if not sys.stdin.isatty():
+        raise WarrenError(f"{what}; say --yes to do it", ExitCode.REFUSED)
+    note(f"{what}.")
+    if input("Go on? [y/N] ").strip().lower() not in {"y", "yes"}:
+        raise WarrenError("nothing was changed", ExitCode.REFUSED)
+
+
+def restart(s: Session, services: list[str]) -> None:
+    s.platform.restart(checked(services) or list(SERVICES))
+    if not s.runner.dry:
+        say(f"Restarted {', '.join(services or SERVICES)}.")
+
+
+def checked(services: list[str]) -> list[str]:
+    for service in services:
+        if service not in SERVICES:
+            raise WarrenError(f"there is no service {service!r}; choose from {', '.join(SERVICES)}", ExitCode.UNKNOWN)
+    return services
+
+
+def status(s: Session, as_json: bool) -> None:
+    from deploy import management  # noqa: PLC0415
+
+    instances = s.platform.status()
+    queues: list[dict[str, Any]] = []
+    trouble = ""
+    if any(one.service == "rabbitmq" and one.ready for one in instances):
+        try:
+            queues = [queue_row(queue) for queue in management.queues(s.endpoints, s.secrets) if shown(queue)]
+        except WarrenError as error:
+            trouble = str(error)
+    if as_json:
+        answer = {"platform": s.platform.name, "up": bool(instances), "instances": [asdict(one) for one in instances]}
+        print_json({**answer, "queues": queues, "error": trouble or None})
+    elif not instances:
+        say("Nothing runs. `invoke up` starts the stack.")
+    else:
+        table(
+            ("service", "name", "state", "ready", "since"),
+            [(one.service, one.name, one.state, "yes" if one.ready else "no", one.since) for one in instances],
+        )
+        if queues:
+            table(("queue", "ready", "unacked", "consumers"), [list(row.values())[:4] for row in queues], right=NUMBERS)
+        if trouble:
+            note(f"error: {trouble}")
+
+
+NUMBERS = ("ready", "unacked", "consumers", "in/s", "out/s")
+
+
+def shown(queue: dict[str, Any]) -> bool:
+    """Task queues, dead letters and the event log; not what Celery makes for replies, control and delays."""
+    own = queue.get("arguments", {}).get("x-queue-type") in {"quorum", "stream"}
+    return own and not queue["name"].startswith("celery_delayed_")
+
+
+def queue_row(queue: dict[str, Any]) -> dict[str, Any]:
+    rates = queue.get("message_stats", {})
+    return {
+        "queue": queue["name"],
+        "ready": queue.get("messages_ready", 0),
+        "unacked": queue.get("messages_unacknowledged", 0),
+        "consumers": queue.get("consumers", 0),
+        "in_per_second": rates.get("publish_details", {}).get("rate", 0.0),
+        "out_per_second": rates.get("ack_details", {}).get("rate", 0.0),
+        "type": queue.get("arguments", {}).get("x-queue-type", "classic"),
+        "state": queue.get("state", "running"),
+    }
+
+
+def queues(s: Session, every: bool, as_json: bool) -> None:
+    from deploy import management  # noqa: PLC0415
+
+    rows = [queue_row(queue) for queue in management.queues(s.endpoints, s.secrets) if every or shown(queue)]
+    if as_json:
+        print_json(rows)
+    else:
+        headings = ("queue", "ready", "unacked", "consumers", "in/s", "out/s", "type", "state")
+        table(headings, [list(row.values()) for row in rows], right=NUMBERS)
+
+
+def logs(s: Session, services: list[str], follow: bool, tail: int) -> None:
+    code = s.platform.logs(checked(services) or list(SERVICES), follow, tail)
+    if code:
+        raise SystemExit(code)
+
+
+def scale_workers(s: Session, workers: int) -> None:
+    running = [one for one in s.platform.status() if one.service == "worker" and one.state != "stopped"]
+    busy: set[str] = set()
+    if 0 < workers < len(running):
+        from deploy.commands.remote import busy_nodes  # noqa: PLC0415 - imports Celery
+
+        busy = busy_nodes(s, len(running))
+    s.platform.scale(workers, busy)
+    if not s.runner.dry:
+        say(f"{workers} worker{'' if workers == 1 else 's'}.")
+        if not workers:
+            note("no worker is left: tasks wait in their queues until there is one")
+
+
+def config(s: Session, as_json: bool) -> None:
+    from deploy.settings import known  # noqa: PLC0415
+
+    values = {variable.name: as_text(getattr(s.settings, variable.field)) for variable in known().values()}
+    defaults = {variable.name: as_text(variable.default) for variable in known().values()}
+    if as_json:
+        print_json({"platform": s.platform.name, "settings": values})
+    else:
+        say(f"Platform: {s.platform.name}. Secrets are in .warren/secrets and not shown.")
+        table(
+            ("setting", "value", "default"),
+            [(name, value, "" if value == defaults[name] else defaults[name]) for name, value in values.items()],
+        )
+
+
+def build(s: Session) -> None:
+    s.platform.build()
+    if not s.runner.dry:
+        say("Built.")
+
+
+def open_page(s: Session, page: str) -> None:
+    import webbrowser  # noqa: PLC0415
+
+    pages = {
+        "flower": (s.endpoints.flower_url, FLOWER_LOGIN, "flower-login"),
+        "rabbitmq": (s.endpoints.management_url, "admin", "admin"),
+    }
+    if page not in pages:
+        raise WarrenError(f"there is no page {page!r}; choose from {', '.join(pages)}", ExitCode.UNKNOWN)
+    url, user, secret = pages[page]
+    say(f"{url}  (user {user}, password in .warren/secrets/{secret})")
+    if s.runner.acts(f"python3 -m webbrowser {url}") and not webbrowser.open(url):
+        note("no browser could be opened here; open the address above")

@@ -1,0 +1,63 @@
+"""RabbitMQ's management API, with the rights of one role."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+from typing import Any
+from urllib.parse import quote
+
+from deploy.definitions import VHOST
+from deploy.errors import ExitCode, WarrenError, reason
+from deploy.platforms.base import Endpoints
+from deploy.secrets import Secrets
+
+__all__ = ["alarms", "get", "queues"]
+
+# Seconds. It answers in a few hundredths of one.
+PATIENCE = 5
+
+
+def get(endpoints: Endpoints, secrets: Secrets, path: str, role: str = "ops") -> Any:
+    """What the API answers at ``/api/<path>``, decoded.
+
+    Raises:
+        WarrenError: it can't be reached, or refuses the login (both exit code 5).
+    """
+    login = base64.b64encode(f"{role}:{secrets[role]}".encode()).decode()
+    connection = http.client.HTTPConnection(endpoints.host, endpoints.management, timeout=PATIENCE)
+    where = f"the broker's management API at {endpoints.host}:{endpoints.management}"
+    try:
+        connection.request("GET", f"/api/{path}", headers={"Authorization": f"Basic {login}"})
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise WarrenError(
+            f"{where} does not answer ({reason(error)}); `invoke status` shows what runs, `invoke up` starts it", ExitCode.BROKER
+        ) from error
+    finally:
+        connection.close()
+    if response.status == 401:
+        raise WarrenError(
+            f"{where} refuses the password of user {role} in .warren/secrets/{role}; is this another stack's broker? "
+            "`invoke up` gives this one the passwords of .warren/secrets",
+            ExitCode.BROKER,
+        )
+    # A health check that fails answers 503 and says why in the same form.
+    if response.status not in {200, 503}:
+        raise WarrenError(f"{where} answers {response.status} to /api/{path}", ExitCode.BROKER)
+    return json.loads(body)
+
+
+def queues(endpoints: Endpoints, secrets: Secrets) -> list[dict[str, Any]]:
+    """The queues of Warren's virtual host."""
+    answer = get(endpoints, secrets, f"queues/{quote(VHOST, safe='')}")
+    return sorted(answer, key=lambda queue: queue["name"])
+
+
+def alarms(endpoints: Endpoints, secrets: Secrets) -> list[str]:
+    """The resources ("disk", "memory") for whose shortage the broker takes no messages now."""
+    nodes = get(endpoints, secrets, "nodes")
+    found = [name for name, key in (("memory", "mem_alarm"), ("disk", "disk_free_alarm")) if any(node.get(key) for node in nodes)]
+    return found

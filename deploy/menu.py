@@ -1,0 +1,152 @@
+"""What makes Invoke's tasks an operator's menu.
+
+``@command`` is Invoke's ``@task`` with what all our commands share: the options ``--platform``, ``--echo`` and ``--dry``; one
+line and a stable exit code for each error; and, where a command asks for it, words without an option's name, as in
+``invoke call add 2 3`` (Invoke by itself takes each word after the last required one for the name of another task).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from invoke import Context, Task, task
+from invoke.parser import Parser
+from invoke.parser.parser import ParseMachine
+
+from deploy.errors import ExitCode, WarrenError
+from deploy.run import Runner
+from deploy.session import Session
+
+__all__ = ["command", "whole_number"]
+
+# Stands for the dash of a negative number on its way through Invoke's parser, which reads `-12` as the options -1 and -2.
+DASH = "\x00"
+
+SHARED = {
+    "platform": "where the stack runs: compose or local (default: where it is up; else compose, if an engine answers)",
+    "echo": "show each underlying command before it runs",
+    "dry": "show what would be done, and change nothing",
+}
+
+
+class Command(Task):  # type: ignore[type-arg]
+    """A task whose argument ``rest`` takes all words that belong to no other argument."""
+
+    rest: str | None = None
+
+
+def command(*, rest: str | None = None, help: dict[str, str] | None = None, **options: Any) -> Callable[[Any], Command]:
+    """A command of the menu: its function gets a Session, and its own arguments.
+
+    ``help`` has a line for each argument; ``rest`` names the list that takes further words.
+    """
+
+    def decorate(body: Callable[..., None]) -> Command:
+        signature = inspect.signature(body)
+        own = list(signature.parameters.values())[1:]
+
+        @functools.wraps(body)
+        def run(context: Context, **values: Any) -> None:
+            values = {name: restored(value) for name, value in values.items()}
+            runner = Runner(
+                echo=bool(values.pop("echo") or context.config.run.echo), dry=bool(values.pop("dry") or context.config.run.dry)
+            )
+            session = Session(runner, values.pop("platform") or context.config.get("platform"))
+            with_exit_codes(functools.partial(body, session, **values))
+
+        # Invoke reads a task's options off its signature.
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None if name == "platform" else False)
+            for name in SHARED
+        ]
+        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*signature.parameters.values(), *shared]
+        )
+        made: Command = task(
+            help={**(help or {}), **SHARED},
+            iterable=[rest] if rest else [],
+            positional=[one.name for one in own if one.default is inspect.Parameter.empty and one.name != rest],
+            klass=Command,
+            **options,
+        )(run)
+        made.rest = rest
+        COMMANDS[(options.get("name") or run.__name__).replace("_", "-")] = rest
+        return made
+
+    return decorate
+
+
+def with_exit_codes(body: Callable[[], None]) -> None:
+    try:
+        body()
+        sys.stdout.flush()
+    except WarrenError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(error.code) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+    except BrokenPipeError:
+        # The reader of our output has enough (`| head`). Python would say so once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def whole_number(text: str, name: str, least: int, example: str) -> int:
+    """``text`` as a number of at least ``least``.
+
+    Raises:
+        WarrenError: it is none (exit code 2).
+    """
+    if not re.fullmatch(r"[+-]?\d+", text.strip()) or int(text) < least:
+        raise WarrenError(f"{name} is a whole number of at least {least}, not {text!r}; for example {example}", ExitCode.USAGE)
+    return int(text)
+
+
+# --- words without an option's name
+
+# Our commands as they are typed, each with the argument that takes further words.
+COMMANDS: dict[str, str | None] = {}
+
+parse_argv = Parser.parse_argv
+handle = ParseMachine.handle
+
+
+def parse_argv_with_numbers(parser: Parser, argv: list[str]) -> Any:
+    return parse_argv(parser, [re.sub(r"^-(?=\.?\d)", DASH, word) for word in argv])
+
+
+def handle_word(machine: ParseMachine, token: str) -> None:
+    """Takes ``token`` where Invoke would mistake it: options for arguments, and further words for other commands."""
+    context = machine.context
+    if not context or context.name not in COMMANDS or machine.waiting_for_flag_value or machine.current_state == "unknown":
+        handle(machine, token)
+    elif token in context.flags or token in context.inverse_flags:
+        handle(machine, token)
+    elif token in {"-h", "--help"}:
+        machine.initial.flags["--help"].value = context.name
+        for argument in context.missing_positional_args:
+            argument.value = ""  # nothing is missing from a question for help
+    elif token.startswith("-") and token != "-" and token not in machine.initial.flags:
+        print(f"error: {context.name} has no option {token}; see `invoke {context.name} --help`", file=sys.stderr)  # noqa: T201
+        raise SystemExit(ExitCode.USAGE)
+    elif COMMANDS[context.name] and not context.missing_positional_args and token not in machine.initial.flags:
+        context.args[COMMANDS[context.name]].value = token
+    else:
+        handle(machine, token)
+
+
+def restored(value: Any) -> Any:
+    if isinstance(value, list):
+        return [restored(one) for one in value]
+    return value.replace(DASH, "-") if isinstance(value, str) else value
+
+
+Parser.parse_argv = parse_argv_with_numbers
+ParseMachine.handle = handle_word

@@ -1,0 +1,39 @@
+"""What commands print: tables for people, JSON for programs, each on standard output; notes go to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+__all__ = ["note", "print_json", "say", "table"]
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def note(text: str) -> None:
+    """Something beside the answer: progress, a hint."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def print_json(value: Any) -> None:
+    say(json.dumps(value, indent=2, default=str))
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:
+    """Prints ``rows``; the columns named in ``right`` hold numbers."""
+    from rich import box  # noqa: PLC0415 - 50 ms that --json need not wait for
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in headings:
+        made.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*[("" if cell is None else str(cell)) for cell in row])
+    # A pipe has no width: nothing is to be folded or cut for it.
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, emoji=False)
+    console.print(made)

@@ -1,0 +1,321 @@
+"""Docker Compose: the stack of `deploy/compose.yaml`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from deploy import ports
+from deploy.definitions import broker_settings, definitions
+from deploy.errors import ExitCode, WarrenError
+from deploy.paths import ROOT, STATE, write_private
+from deploy.platforms.base import Endpoints, Instance
+from deploy.run import Runner
+from deploy.secrets import Secrets
+from deploy.services import SERVICES, environments
+from deploy.settings import Settings
+
+__all__ = ["Compose"]
+
+# Of all files, those that go into the image.
+IMAGE_SOURCES = ("app", "requirements/app.txt", "deploy/image")
+
+# Seconds. An engine that answers takes a tenth of one; a wedged one never answers.
+ENGINE_PATIENCE = 10
+
+# Seconds that services beyond the broker and workers get to stop: Flower writes its state.
+STOP_MARGIN = 60
+
+
+class Compose:
+    """Drives `docker compose`; every command that it runs can be typed by hand, from the project's folder."""
+
+    name = "compose"
+
+    def __init__(self, settings: Settings, secrets: Secrets, runner: Runner) -> None:
+        self.settings = settings
+        self.secrets = secrets
+        self.runner = runner
+
+    # --- commands
+
+    def compose(self, *arguments: str) -> list[str]:
+        return [
+            *("docker", "compose", "--project-name", self.settings.project),
+            *("--env-file", ".warren/compose.env", "--file", "deploy/compose.yaml", *arguments),
+        ]
+
+    def check(self) -> None:
+        try:
+            version = self.runner.read(["docker", "version", "--format", "{{.Server.Version}}"], timeout=ENGINE_PATIENCE)
+            self.runner.read(["docker", "compose", "version", "--short"], timeout=ENGINE_PATIENCE)
+        except WarrenError as error:
+            raise self.explained(error) from error
+        if not version.strip():
+            raise unusable("the Docker engine does not answer")
+
+    @staticmethod
+    def explained(error: WarrenError) -> WarrenError:
+        """``error`` of a docker command as the line that says what to do about the engine, where it is the engine."""
+        text = str(error)
+        if error.code is ExitCode.PLATFORM:
+            return unusable("docker is not installed")
+        if "permission denied" in text:
+            return WarrenError(
+                "this user may not use the Docker engine; join the group docker (sudo usermod -aG docker $USER, then log in "
+                "again), or choose --platform local",
+                ExitCode.PLATFORM,
+            )
+        if error.code is ExitCode.TIMEOUT or re.search(r"(?i)cannot connect|is the docker daemon running|failed to connect", text):
+            return unusable("the Docker engine does not answer")
+        if "compose" in text and re.search(r"is not a docker command|unknown command", text):
+            return unusable("docker has no Compose plugin")
+        return error
+
+    # --- files that compose.yaml refers to
+
+    def image(self) -> str:
+        """The app image's name, with a tag that changes with its contents: what is built already is not built again."""
+        return f"{self.settings.app_image}:{self.image_digest()}" if not self.named_image() else self.settings.app_image
+
+    def named_image(self) -> bool:
+        """Whether the user names a whole image (with a tag or digest), which is then used as it is, not built."""
+        return ":" in self.settings.app_image.rpartition("/")[2]
+
+    def project_context(self) -> Path:
+        if not self.settings.foreign_app:
+            return ROOT / "deploy" / "image" / "no-project"
+        return (ROOT / self.settings.app_context).resolve()
+
+    def image_digest(self) -> str:
+        digest = hashlib.sha256(self.settings.python_image.encode())
+        places = [ROOT / place for place in IMAGE_SOURCES]
+        if self.settings.foreign_app:
+            places.append(self.project_context())
+        for place in places:
+            for file in sources(place):
+                digest.update(f"{file.relative_to(place.parent)}\0".encode())
+                digest.update(file.read_bytes())
+        return digest.hexdigest()[:12]
+
+    def write(self) -> None:
+        """Writes what compose.yaml refers to: the definitions, each service's environment, the variables."""
+        content = json.dumps(definitions(self.settings, self.secrets), indent=1)
+        conf = broker_settings(self.settings)
+        write_private(STATE / "rabbitmq" / "definitions.json", content)
+        write_private(STATE / "rabbitmq" / "30-settings.conf", conf)
+        # Not secret, and read by the broker's user inside its container.
+        (STATE / "rabbitmq" / "30-settings.conf").chmod(0o644)
+        for service, values in environments(self.settings, self.secrets, "rabbitmq", 5672, 15672).items():
+            write_private(STATE / "env" / f"{service}.env", lines(values))
+        broker_files = "".join(file.read_text() for file in sources(ROOT / "deploy" / "rabbitmq"))
+        write_private(
+            STATE / "compose.env",
+            lines(
+                {
+                    "WARREN_APP_IMAGE": self.image(),
+                    "WARREN_RABBITMQ_IMAGE": self.settings.rabbitmq_image,
+                    "WARREN_RABBITMQ_MEMORY_MB": str(self.settings.rabbitmq_memory_mb),
+                    "WARREN_DEFINITIONS_DIGEST": hashlib.sha256((content + conf + broker_files).encode()).hexdigest()[:12],
+                    "WARREN_BIND": f"[{self.settings.bind}]" if ":" in self.settings.bind else self.settings.bind,
+                    **{f"WARREN_{field.upper()}": str(getattr(self.settings, field)) for field in ports.FIELDS},
+                    "WARREN_WORKERS": str(self.settings.workers),
+                    "WARREN_STOP_GRACE": str(self.settings.stop_grace),
+                    "WARREN_LOG_LEVEL": self.settings.log_level,
+                }
+            ),
+        )
+
+    # --- the platform's interface
+
+    def build(self) -> None:
+        image = self.image()
+        if self.named_image() or self.built(image):
+            return
+        self.runner.run(
+            [
+                *("docker", "build", "--file", "deploy/image/Dockerfile", "--tag", image),
+                *("--build-arg", f"PYTHON_IMAGE={self.settings.python_image}"),
+                *("--build-context", f"project={self.project_context()}", "."),
+            ]
+        )
+
+    def built(self, image: str) -> bool:
+        return bool(self.runner.read(["docker", "images", "--quiet", image]).strip())
+
+    def up(self, workers: int | None) -> None:
+        self.check()
+        before = self.status()
+        if not any(instance.service == "rabbitmq" and instance.state == "running" for instance in before):
+            ports.require_free(self.settings)
+        self.build()
+        self.write()
+        running = sum(instance.service == "worker" and instance.state == "running" for instance in before)
+        count = workers if workers is not None else running or self.settings.workers
+        try:
+            self.runner.run(
+                [
+                    *self.compose("up", "--detach", "--remove-orphans", "--quiet-pull"),
+                    *("--scale", f"worker={count}", "--wait", "--wait-timeout", str(self.settings.up_timeout)),
+                ]
+            )
+        except WarrenError as error:
+            raise self.not_up(error) from error
+        except KeyboardInterrupt:
+            if not before:
+                self.down(volumes=False)
+            raise
+
+    def not_up(self, error: WarrenError) -> WarrenError:
+        """Why `up` failed: the services that are not ready, with the last line that each wrote."""
+        said = []
+        for instance in self.status():
+            if not instance.ready:
+                last = self.last_line(instance.name)
+                said.append(f"{instance.name} is {instance.state}{': ' + last if last else ''}")
+        if not said:
+            return error
+        return WarrenError(
+            "\n".join(said) + "\nwhat came up is left as it is; see `invoke logs`, and `invoke up` to go on", ExitCode.TIMEOUT
+        )
+
+    def last_line(self, container: str) -> str:
+        done = subprocess.run(
+            ["docker", "logs", "--tail", "5", container], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        )
+        written = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        return written[-1] if written else ""
+
+    def down(self, volumes: bool) -> None:
+        if not (STATE / "compose.env").exists():
+            self.write()
+        # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
+        self.runner.run(self.compose("stop", "worker"))
+        self.runner.run(self.compose("down", "--remove-orphans", *(["--volumes"] if volumes else [])))
+
+    def restart(self, services: Sequence[str]) -> None:
+        if not self.status():
+            raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+        self.build()
+        self.write()
+        wanted = [service for service in SERVICES if service in services]
+        workers = sum(instance.service == "worker" for instance in self.status())
+        self.runner.run(
+            [
+                *self.compose("up", "--detach", "--no-deps", "--force-recreate", "--scale", f"worker={workers}"),
+                *("--wait", "--wait-timeout", str(self.settings.up_timeout), *wanted),
+            ]
+        )
+
+    def containers(self, service: str | None = None) -> list[dict[str, Any]]:
+        label = "com.docker.compose"
+        filters = [f"label={label}.project={self.settings.project}", f"label={label}.oneoff=False"]
+        if service:
+            filters.append(f"label={label}.service={service}")
+        command = ["docker", "ps", "--all", "--no-trunc", "--format", "json"]
+        for one in filters:
+            command += ["--filter", one]
+        try:
+            printed = self.runner.read(command, timeout=ENGINE_PATIENCE)
+        except WarrenError as error:
+            raise self.explained(error) from error
+        return [json.loads(line) for line in printed.splitlines()]
+
+    def status(self) -> list[Instance]:
+        found = [instance(container) for container in self.containers()]
+        return sorted(found, key=lambda one: (SERVICES.index(one.service), number(one.name)))
+
+    def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
+        return self.runner.attach(
+            self.compose("logs", "--tail", str(tail), *(["--follow"] if follow else []), *services)
+        )
+
+    def scale(self, workers: int, busy: set[str]) -> None:
+        running = [one for one in self.status() if one.service == "worker" and one.state == "running"]
+        if not any(one.service == "rabbitmq" for one in self.status()):
+            raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+        self.write()
+        spare = len(running) - workers
+        if spare > 0:
+            # Compose would stop the youngest; a busy one would hold this command up for as long as its task takes.
+            chosen = sorted(running, key=lambda one: (one.node in busy, -number(one.name)))[:spare]
+            names = [one.name for one in chosen]
+            self.runner.run(["docker", "stop", *names], quiet=True)
+            self.runner.run(["docker", "rm", *names], quiet=True)
+        self.runner.run(
+            [
+                *self.compose("up", "--detach", "--no-deps", "--no-recreate", "--scale", f"worker={workers}"),
+                *("--wait", "--wait-timeout", str(self.settings.up_timeout), "worker"),
+            ]
+        )
+
+    def exec(self, service: str, command: Sequence[str]) -> int:
+        return self.runner.attach(self.compose("exec", service, *command))
+
+    def endpoints(self) -> Endpoints:
+        host = "127.0.0.1" if self.settings.bind in {"0.0.0.0", "::"} else self.settings.bind  # noqa: S104
+        return Endpoints(
+            host=host,
+            amqp=self.settings.amqp_port,
+            management=self.settings.management_port,
+            prometheus=self.settings.prometheus_port,
+            flower=self.settings.flower_port,
+        )
+
+
+def unusable(why: str) -> WarrenError:
+    return WarrenError(
+        f"{why}; start the engine (sudo systemctl start docker) or install it (docs.docker.com/engine/install), "
+        "or choose --platform local",
+        ExitCode.PLATFORM,
+    )
+
+
+def sources(place: Path) -> Iterator[Path]:
+    """The files at ``place`` in a stable order, without what tools and version control leave there."""
+    if place.is_file():
+        yield place
+        return
+    for file in sorted(place.rglob("*")):
+        hidden = any(part.startswith(".") or part in {"__pycache__", "node_modules"} for part in file.relative_to(place).parts)
+        if file.is_file() and not hidden:
+            yield file
+
+
+def lines(values: dict[str, str]) -> str:
+    """``values`` as an env file. Single quotes keep Compose from expanding what looks like a variable."""
+    return "".join(f"{name}='{value}'\n" if "'" not in value else f'{name}="{value}"\n' for name, value in values.items())
+
+
+def number(name: str) -> int:
+    found = re.search(r"(\d+)$", name)
+    return int(found.group(1)) if found else 0
+
+
+def instance(container: dict[str, Any]) -> Instance:
+    labels = dict(label.partition("=")[::2] for label in container["Labels"].split(","))
+    service = labels["com.docker.compose.service"]
+    status = container["Status"]
+    checked = re.search(r"\((healthy|unhealthy|health: starting)\)", status)
+    running = container["State"] == "running"
+    ready = running and (checked is None or checked.group(1) == "healthy")
+    if running:
+        state = "running" if ready else ("starting" if checked and "starting" in checked.group(1) else "running")
+    elif container["State"] in {"created", "restarting"}:
+        state = "starting"
+    else:
+        state = "stopped" if re.match(r"Exited \((0|143)\)", status) else "failed"
+    return Instance(
+        service=service,
+        name=container["Names"],
+        state=state,
+        ready=ready,
+        since=re.sub(r" \((healthy|unhealthy|health: starting)\)", "", status),
+        # A worker's node is named after its host name, which is the first 12 digits of its container's id.
+        node=f"celery@{container['ID'][:12]}" if service == "worker" else "",
+    )

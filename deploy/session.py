@@ -1,0 +1,64 @@
+"""What a command works with: settings, secrets and the platform, each read when it is first needed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from deploy.paths import ROOT
+from deploy.run import Runner
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from deploy.platforms import Endpoints, Platform
+    from deploy.secrets import Secrets
+    from deploy.settings import Settings
+
+__all__ = ["Session"]
+
+
+@dataclass
+class Session:
+    """One command's view of the deployment."""
+
+    runner: Runner
+    asked: str | None = None
+    """The platform that --platform or invoke.yaml names."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        from deploy.settings import load  # noqa: PLC0415
+
+        return load(ROOT / ".env", os.environ)
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        from deploy.secrets import load  # noqa: PLC0415
+
+        return load()
+
+    @cached_property
+    def platform(self) -> Platform:
+        from deploy.platforms import choose  # noqa: PLC0415
+
+        return choose(self.asked, self.settings, self.runner)
+
+    @cached_property
+    def endpoints(self) -> Endpoints:
+        return self.platform.endpoints()
+
+    def broker_url(self, role: str) -> str:
+        from deploy.services import broker_url  # noqa: PLC0415
+
+        return broker_url(role, self.secrets, self.endpoints.host, self.endpoints.amqp)
+
+    def client(self, role: str, **overrides: Any) -> Celery:
+        """A Celery app without tasks, connected as ``role``."""
+        from msgspec.structs import replace  # noqa: PLC0415
+
+        from app.factory import client  # noqa: PLC0415
+
+        return client(replace(self.settings, broker_url=self.broker_url(role)), **overrides)
