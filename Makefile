@@ -8,7 +8,7 @@ help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
 
 up: .venv/ops ## bring the stack up, run a task through it, print where everything is
-	@.venv/bin/invoke up --try add
+	@.venv/bin/invoke up --try-it
 
 down: .venv/ops ## stop the stack; its data is kept
 	@.venv/bin/invoke down

@@ -13,12 +13,17 @@ from deploy.session import Session
 JSON = "print JSON for programs"
 
 
-@command(help={"workers": "number of workers (default: as many as run, or WARREN_WORKERS)"})
-def up(s: Session, workers: str = "") -> None:
+@command(
+    help={
+        "workers": "number of workers (default: as many as run, or WARREN_WORKERS)",
+        "try_it": "run `add 2 3` through a worker and print its result",
+    }
+)
+def up(s: Session, workers: str = "", try_it: bool = False) -> None:
     """Start the stack and wait until all of it is ready. Does nothing where it is up already."""
     from deploy.commands import stack
 
-    stack.up(s, whole_number(workers, "--workers", 0, "invoke up --workers 4") if workers else None)
+    stack.up(s, whole_number(workers, "--workers", 0, "invoke up --workers 4") if workers else None, try_it)
 
 
 @command(help={"volumes": "also delete the data: waiting tasks, the event log, Flower's history", "yes": "don't ask"})
@@ -164,7 +169,33 @@ def open_page(s: Session, page: str) -> None:
     stack.open_page(s, page)
 
 
+@command()
+def lint(s: Session) -> None:
+    """Check style and types of everything."""
+    from deploy.commands import develop
+
+    develop.lint(s)
+
+
+@command(rest="args", help={"args": "what pytest is to run, for example tests/unit (default: lint and all tests)"})
+def test(s: Session, args: list[str]) -> None:
+    """Run every test that this machine can run; what it can't is named, with the reason."""
+    from deploy.commands import develop
+
+    develop.test(s, args)
+
+
+@command()
+def lock(s: Session) -> None:
+    """Write the lock files in requirements/ from pyproject.toml, with the newest versions that it allows."""
+    from deploy.commands import develop
+
+    develop.lock(s)
+
+
 namespace = Collection(
-    up, down, restart, status, logs, call, result, revoke, scale_workers, ping, queues, config, build, open_page
+    *(up, down, restart, status, scale_workers, logs, config, build, open_page),
+    *(call, result, revoke, ping, queues),
+    *(lint, test, lock),
 )
 namespace.configure({"platform": None})

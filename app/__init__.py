@@ -22,7 +22,7 @@ def __getattr__(name: str) -> object:
     # `celery -A app` looks for the attributes `app` and `celery`; the first would be this package's own name.
     if name != "celery":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from app.factory import from_environment  # noqa: PLC0415 - importing Celery costs 0.1 s
+    from app.factory import from_environment  # importing Celery costs 0.1 s
 
     globals()["celery"] = from_environment()
     return globals()["celery"]

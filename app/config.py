@@ -30,7 +30,9 @@ def task_queues(names: tuple[str, ...]) -> tuple[Queue, ...]:
     """
     exchange = Exchange(TASKS_EXCHANGE, type="topic", durable=True, no_declare=True)
     return tuple(
-        Queue(name, exchange, routing_key=name, durable=True, no_declare=True, queue_arguments={"x-queue-type": "quorum"})
+        Queue(
+            name, exchange, routing_key=name, durable=True, no_declare=True, queue_arguments={"x-queue-type": "quorum"}
+        )
         for name in names
     )
 

@@ -11,7 +11,8 @@ from celery.events import event as celery_event
 
 from app import config
 from app.environment import Mistake
-from app.settings import AppSettings, from_environment as settings_from_environment
+from app.settings import AppSettings
+from app.settings import from_environment as settings_from_environment
 from app.steps import Alive, Ready
 
 __all__ = ["adopt", "client", "from_environment", "make"]

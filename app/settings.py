@@ -28,7 +28,8 @@ class AppSettings(Variables, frozen=True, kw_only=True):
         default="rpc://", name="CELERY_RESULT_BACKEND"
     )
     celery_app: Annotated[
-        str, Meta(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$", title="the place of a Celery app, package.module:app")
+        str,
+        Meta(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$", title="the place of a Celery app, package.module:app"),
     ] = field(default="app", name="CELERY_APP")
     queues: Annotated[
         tuple[Annotated[str, Meta(pattern=QUEUE_NAMES)], ...],

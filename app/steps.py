@@ -23,7 +23,7 @@ def folder() -> Path:
     return path
 
 
-class Alive(bootsteps.StartStopStep):  # type: ignore[misc]
+class Alive(bootsteps.StartStopStep):
     """Touches `alive` from the worker's event loop.
 
     A step of the worker, whose timer entries survive reconnects since Celery 5.7. The loop does not turn while the
@@ -47,7 +47,7 @@ class Alive(bootsteps.StartStopStep):  # type: ignore[misc]
         self.file.unlink(missing_ok=True)
 
 
-class Ready(bootsteps.StartStopStep):  # type: ignore[misc]
+class Ready(bootsteps.StartStopStep):
     """Keeps `ready` while the worker consumes. A step of the consumer, which is stopped and started with each connection."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)

@@ -48,7 +48,8 @@ def users(settings: Settings, secrets: Secrets) -> tuple[list[dict[str, Any]], l
             }
         )
         rights = {
-            right: f"^({role[right].replace('UUID', UUID).replace('QUEUES', queues)})$" for right in ("configure", "write", "read")
+            right: f"^({role[right].replace('UUID', UUID).replace('QUEUES', queues)})$"
+            for right in ("configure", "write", "read")
         }
         permissions.append({"user": name, "vhost": VHOST, **rights})
     return accounts, permissions
@@ -62,7 +63,9 @@ def definitions(settings: Settings, secrets: Secrets) -> dict[str, Any]:
     """
     result: dict[str, Any] = json.loads((FOLDER / "definitions.json").read_text())
     result["queues"] = [
-        {**queue, "name": name} for queue in result["queues"] for name in (settings.queues if queue["name"] == "default" else [queue["name"]])
+        {**queue, "name": name}
+        for queue in result["queues"]
+        for name in (settings.queues if queue["name"] == "default" else [queue["name"]])
     ]
     result["bindings"] = [
         {**binding, "destination": name, "routing_key": name} if binding["destination"] == "default" else binding
@@ -88,7 +91,14 @@ def delayed_delivery(settings: Settings) -> dict[str, list[dict[str, Any]]]:
 
     def bind(source: str, destination: str, kind: str, key: str) -> None:
         bindings.append(
-            {"vhost": VHOST, "source": source, "destination": destination, "destination_type": kind, "routing_key": key, "arguments": {}}
+            {
+                "vhost": VHOST,
+                "source": source,
+                "destination": destination,
+                "destination_type": kind,
+                "routing_key": key,
+                "arguments": {},
+            }
         )
 
     for level in reversed(range(DELAY_LEVELS)):

@@ -34,7 +34,8 @@ def get(endpoints: Endpoints, secrets: Secrets, path: str, role: str = "ops") ->
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise WarrenError(
-            f"{where} does not answer ({reason(error)}); `invoke status` shows what runs, `invoke up` starts it", ExitCode.BROKER
+            f"{where} does not answer ({reason(error)}); `invoke status` shows what runs, `invoke up` starts it",
+            ExitCode.BROKER,
         ) from error
     finally:
         connection.close()
@@ -59,5 +60,8 @@ def queues(endpoints: Endpoints, secrets: Secrets) -> list[dict[str, Any]]:
 def alarms(endpoints: Endpoints, secrets: Secrets) -> list[str]:
     """The resources ("disk", "memory") for whose shortage the broker takes no messages now."""
     nodes = get(endpoints, secrets, "nodes")
-    found = [name for name, key in (("memory", "mem_alarm"), ("disk", "disk_free_alarm")) if any(node.get(key) for node in nodes)]
-    return found
+    return [
+        name
+        for name, key in (("memory", "mem_alarm"), ("disk", "disk_free_alarm"))
+        if any(node.get(key) for node in nodes)
+    ]

@@ -55,7 +55,8 @@ def command(*, rest: str | None = None, help: dict[str, str] | None = None, **op
         def run(context: Context, **values: Any) -> None:
             values = {name: restored(value) for name, value in values.items()}
             runner = Runner(
-                echo=bool(values.pop("echo") or context.config.run.echo), dry=bool(values.pop("dry") or context.config.run.dry)
+                echo=bool(values.pop("echo") or context.config.run.echo),
+                dry=bool(values.pop("dry") or context.config.run.dry),
             )
             session = Session(runner, values.pop("platform") or context.config.get("platform"))
             with_exit_codes(functools.partial(body, session, **values))
@@ -105,7 +106,9 @@ def whole_number(text: str, name: str, least: int, example: str) -> int:
         WarrenError: it is none (exit code 2).
     """
     if not re.fullmatch(r"[+-]?\d+", text.strip()) or int(text) < least:
-        raise WarrenError(f"{name} is a whole number of at least {least}, not {text!r}; for example {example}", ExitCode.USAGE)
+        raise WarrenError(
+            f"{name} is a whole number of at least {least}, not {text!r}; for example {example}", ExitCode.USAGE
+        )
     return int(text)
 
 
@@ -122,24 +125,27 @@ def parse_argv_with_numbers(parser: Parser, argv: list[str]) -> Any:
     return parse_argv(parser, [re.sub(r"^-(?=\.?\d)", DASH, word) for word in argv])
 
 
-def handle_word(machine: ParseMachine, token: str) -> None:
-    """Takes ``token`` where Invoke would mistake it: options for arguments, and further words for other commands."""
+def handle_word(machine: ParseMachine, word: str) -> None:
+    """Takes ``word`` where Invoke would mistake it: options for arguments, and further words for other commands."""
     context = machine.context
-    if not context or context.name not in COMMANDS or machine.waiting_for_flag_value or machine.current_state == "unknown":
-        handle(machine, token)
-    elif token in context.flags or token in context.inverse_flags:
-        handle(machine, token)
-    elif token in {"-h", "--help"}:
+    ours = context and context.name in COMMANDS and machine.current_state != "unknown"
+    if not ours or machine.waiting_for_flag_value or word in context.flags or word in context.inverse_flags:
+        handle(machine, word)
+    elif word in {"-h", "--help"}:
         machine.initial.flags["--help"].value = context.name
         for argument in context.missing_positional_args:
             argument.value = ""  # nothing is missing from a question for help
-    elif token.startswith("-") and token != "-" and token not in machine.initial.flags:
-        print(f"error: {context.name} has no option {token}; see `invoke {context.name} --help`", file=sys.stderr)  # noqa: T201
+    elif word.startswith("-") and word != "-" and word not in machine.initial.flags:
+        print(f"error: {context.name} has no option {word}; see `invoke {context.name} --help`", file=sys.stderr)  # noqa: T201
         raise SystemExit(ExitCode.USAGE)
-    elif COMMANDS[context.name] and not context.missing_positional_args and token not in machine.initial.flags:
-        context.args[COMMANDS[context.name]].value = token
+    elif (
+        (rest := COMMANDS[context.name or ""])
+        and not context.missing_positional_args
+        and word not in machine.initial.flags
+    ):
+        context.args[rest].value = word
     else:
-        handle(machine, token)
+        handle(machine, word)
 
 
 def restored(value: Any) -> Any:
@@ -148,5 +154,5 @@ def restored(value: Any) -> Any:
     return value.replace(DASH, "-") if isinstance(value, str) else value
 
 
-Parser.parse_argv = parse_argv_with_numbers
-ParseMachine.handle = handle_word
+Parser.parse_argv = parse_argv_with_numbers  # type: ignore[method-assign, assignment]
+ParseMachine.handle = handle_word  # type: ignore[method-assign, assignment]

@@ -25,9 +25,9 @@ def print_json(value: Any) -> None:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:
     """Prints ``rows``; the columns named in ``right`` hold numbers."""
-    from rich import box  # noqa: PLC0415 - 50 ms that --json need not wait for
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich import box  # 50 ms that --json need not wait for
+    from rich.console import Console
+    from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in headings:

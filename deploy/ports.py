@@ -28,7 +28,9 @@ def free(host: str, port: int) -> bool:
             server.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
-                raise WarrenError(f"WARREN_BIND={host} is no address of this host; 127.0.0.1 always is", ExitCode.SETTINGS) from error
+                raise WarrenError(
+                    f"WARREN_BIND={host} is no address of this host; 127.0.0.1 always is", ExitCode.SETTINGS
+                ) from error
             return False
     return True
 
@@ -52,8 +54,9 @@ def require_free(settings: Settings) -> None:
 
 
 def taken(field: str, port: int) -> WarrenError:
-    name = f"WARREN_{field.upper()}"
+    """The error of a port that something else listens on."""
+    other = port + 10000 if port < 50000 else port - 10000
     return WarrenError(
-        f"port {port} is taken by another program; stop that, or choose another port: {name}={port + 10000 if port < 50000 else port - 10000} in .env",
+        f"port {port} is taken by another program; stop that, or choose another port: WARREN_{field.upper()}={other} in .env",
         ExitCode.PORT,
     )

@@ -31,7 +31,9 @@ class Runner:
         self.show(line)
         return not self.dry
 
-    def run(self, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None, quiet: bool = False) -> None:
+    def run(
+        self, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None, quiet: bool = False
+    ) -> None:
         """Runs a command that changes something, from the project's folder, its output going to the terminal.
 
         Raises:

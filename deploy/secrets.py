@@ -62,7 +62,11 @@ def one(file: Path) -> str:
             finally:
                 part.unlink()
     except OSError as error:
-        raise WarrenError(f"the secret {file} can't be used: {error.strerror}; check who owns it", ExitCode.SETTINGS) from error
+        raise WarrenError(
+            f"the secret {file} can't be used: {error.strerror}; check who owns it", ExitCode.SETTINGS
+        ) from error
     if not value:
-        raise WarrenError(f"the secret {file} is empty; write the password into it, or delete it for a new one", ExitCode.SETTINGS)
+        raise WarrenError(
+            f"the secret {file} is empty; write the password into it, or delete it for a new one", ExitCode.SETTINGS
+        )
     return value

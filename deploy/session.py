@@ -30,19 +30,19 @@ class Session:
 
     @cached_property
     def settings(self) -> Settings:
-        from deploy.settings import load  # noqa: PLC0415
+        from deploy.settings import load
 
         return load(ROOT / ".env", os.environ)
 
     @cached_property
     def secrets(self) -> Secrets:
-        from deploy.secrets import load  # noqa: PLC0415
+        from deploy.secrets import load
 
         return load()
 
     @cached_property
     def platform(self) -> Platform:
-        from deploy.platforms import choose  # noqa: PLC0415
+        from deploy.platforms import choose
 
         return choose(self.asked, self.settings, self.runner)
 
@@ -51,14 +51,14 @@ class Session:
         return self.platform.endpoints()
 
     def broker_url(self, role: str) -> str:
-        from deploy.services import broker_url  # noqa: PLC0415
+        from deploy.services import broker_url
 
         return broker_url(role, self.secrets, self.endpoints.host, self.endpoints.amqp)
 
     def client(self, role: str, **overrides: Any) -> Celery:
         """A Celery app without tasks, connected as ``role``."""
-        from msgspec.structs import replace  # noqa: PLC0415
+        from msgspec.structs import replace
 
-        from app.factory import client  # noqa: PLC0415
+        from app.factory import client
 
         return client(replace(self.settings, broker_url=self.broker_url(role)), **overrides)

@@ -26,9 +26,7 @@ INTERNAL = {"CELERY_BROKER_URL", "WARREN_HEALTH_DIR", "MONITOR_DIR"}
 class Settings(AppSettings, frozen=True, kw_only=True):
     """One field an environment variable; see ``.env.example`` for the same in words."""
 
-    platform: Annotated[
-        Literal["auto", "compose", "local"], Meta(title="one of auto, compose, local")
-    ] = "auto"
+    platform: Annotated[Literal["auto", "compose", "local"], Meta(title="one of auto, compose, local")] = "auto"
     project: Annotated[
         str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$", title="a name of a-z, 0-9 and -, at most 31 characters")
     ] = "warren"
@@ -43,9 +41,7 @@ class Settings(AppSettings, frozen=True, kw_only=True):
     app_image: Image = "warren-app"
     app_context: Annotated[str, Meta(min_length=1, title="the folder of your Celery project")] = "."
     delivery_limit: Annotated[int, Meta(ge=1, le=1_000_000, title="a number of deliveries from 1 to 1000000")] = 20
-    events_max_age: Annotated[
-        str, Meta(pattern=r"^[1-9][0-9]*[YMDhms]$", title="an age such as 7D, 12h or 30m")
-    ] = "7D"
+    events_max_age: Annotated[str, Meta(pattern=r"^[1-9][0-9]*[YMDhms]$", title="an age such as 7D, 12h or 30m")] = "7D"
     events_max_bytes: Annotated[
         int, Meta(ge=100_000_000, title="a number of bytes, at least 100000000 (two segments of the log)")
     ] = 2_000_000_000
@@ -68,17 +64,21 @@ def dotenv(file: Path) -> tuple[dict[str, str], list[str]]:
     """The variables in ``file``, and a line for each that can't be read."""
     if not file.exists():
         return {}, []
-    from dotenv.main import resolve_variables  # noqa: PLC0415 - only where there is a file to read
-    from dotenv.parser import parse_stream  # noqa: PLC0415
+    from dotenv.main import resolve_variables  # only where there is a file to read
+    from dotenv.parser import parse_stream
 
     values: list[tuple[str, str | None]] = []
     lines = []
     with file.open() as stream:
         for binding in parse_stream(stream):
-            number = binding.original.line + binding.original.string[: -len(binding.original.string.lstrip())].count("\n")
+            number = binding.original.line + binding.original.string[: -len(binding.original.string.lstrip())].count(
+                "\n"
+            )
             text = binding.original.string.strip()
             if binding.error or (binding.key is not None and binding.value is None):
-                lines.append(f"line {number} of {file.name} is not NAME=value: {text!r}; correct it or put a # before it")
+                lines.append(
+                    f"line {number} of {file.name} is not NAME=value: {text!r}; correct it or put a # before it"
+                )
             elif binding.key is not None:
                 values.append((binding.key, binding.value))
     return {key: value or "" for key, value in resolve_variables(values, override=False).items()}, lines
@@ -94,7 +94,9 @@ def load(file: Path = ROOT / ".env", environment: Mapping[str, str] | None = Non
     written, lines = dotenv(file)
     names = known()
     lines += unknown(written, names, file.name)
-    lines += unknown((name for name in environment if name.startswith("WARREN_")), {*names, *INTERNAL}, "the environment")
+    lines += unknown(
+        (name for name in environment if name.startswith("WARREN_")), {*names, *INTERNAL}, "the environment"
+    )
     values = {name: value for name, value in {**written, **environment}.items() if name in names}
     origin = {name: file.name for name in written if name not in environment}
     try:

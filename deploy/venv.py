@@ -7,7 +7,7 @@ OLDEST = (3, 11)
 NEWEST = (3, 14)
 
 
-def main(folder):  # type: ignore[no-untyped-def] # as old a Python as may be must get as far as the message
+def main(folder: str) -> int:
     here = sys.version_info[:2]
     if not OLDEST <= here <= NEWEST:
         sys.exit(

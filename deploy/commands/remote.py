@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import json
 import math
 import signal as signals
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import AccessRefused, NotAllowed, NotFound
@@ -38,7 +39,7 @@ def broker(s: Session, role: str) -> Iterator[None]:
     try:
         yield
     except (AccessRefused, NotAllowed) as error:
-        if "ACCESS_REFUSED - Login" in str(error) or error.reply_code == 403 and "PLAIN" in str(error):
+        if "ACCESS_REFUSED - Login" in str(error) or (error.reply_code == 403 and "PLAIN" in str(error)):
             raise WarrenError(
                 f"{where} refuses the password of user {role} in .warren/secrets/{role}; is this another stack's broker? "
                 "`invoke up` gives this one the passwords of .warren/secrets",
@@ -58,6 +59,7 @@ def broker(s: Session, role: str) -> Iterator[None]:
 
 
 # --- workers
+
 
 def nodes(s: Session) -> list[str]:
     """The workers' nodes that listen to remote control now: each has its own queue for it."""
@@ -94,19 +96,27 @@ def ping(s: Session, as_json: bool) -> None:
         for node in silent:
             say(f"{node}: silent for {REPLY_PATIENCE:g} s")
     if not known:
-        raise WarrenError("no worker is connected to the broker; `invoke status` shows why, `invoke scale-workers 1` starts one", ExitCode.UNKNOWN)
+        raise WarrenError(
+            "no worker is connected to the broker; `invoke status` shows why, `invoke scale-workers 1` starts one",
+            ExitCode.UNKNOWN,
+        )
     if silent:
-        raise WarrenError(f"{len(silent)} of {len(known)} workers did not answer; see `invoke logs worker`", ExitCode.TIMEOUT)
+        raise WarrenError(
+            f"{len(silent)} of {len(known)} workers did not answer; see `invoke logs worker`", ExitCode.TIMEOUT
+        )
 
 
 # --- sending tasks
+
 
 def as_json_value(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
         quoted = json.dumps(text)
-        raise WarrenError(f"the argument {text} is not JSON; a text needs quotes of its own: '{quoted}'", ExitCode.USAGE) from None
+        raise WarrenError(
+            f"the argument {text} is not JSON; a text needs quotes of its own: '{quoted}'", ExitCode.USAGE
+        ) from None
 
 
 def as_json_object(text: str) -> dict[str, Any]:
@@ -167,9 +177,9 @@ def matches(name: str, known: set[str]) -> list[str]:
 
 
 def own_names(s: Session) -> set[str]:
-    from msgspec.structs import replace  # noqa: PLC0415
+    from msgspec.structs import replace
 
-    from app.factory import make  # noqa: PLC0415
+    from app.factory import make
 
     app = make(replace(s.settings, broker_url="amqp://"))
     app.loader.import_default_modules()
@@ -194,7 +204,8 @@ def call(
     patience = seconds(timeout, "--timeout")
     if queue and queue not in s.settings.queues:
         raise WarrenError(
-            f"there is no queue {queue!r}; the queues are {', '.join(s.settings.queues)} (WARREN_QUEUES)", ExitCode.UNKNOWN
+            f"there is no queue {queue!r}; the queues are {', '.join(s.settings.queues)} (WARREN_QUEUES)",
+            ExitCode.UNKNOWN,
         )
     with broker(s, "ops"):
         name = full_name(s, name)
@@ -204,7 +215,9 @@ def call(
         # Celery's delayed delivery counts whole seconds; never earlier than asked.
         options["countdown"] = math.ceil(delay)
     shown = json.dumps(values)
-    if not s.runner.acts(f"celery -A app call {name} --args='{shown}' --kwargs='{json.dumps(named)}'  # as user producer, {options}"):
+    if not s.runner.acts(
+        f"celery -A app call {name} --args='{shown}' --kwargs='{json.dumps(named)}'  # as user producer, {options}"
+    ):
         return
     with broker(s, "producer"):
         app = s.client("producer")
@@ -220,7 +233,8 @@ def call(
             )
         except TimeoutError as error:
             raise WarrenError(
-                "the broker did not confirm the task, which may or may not run; `invoke status` shows what ails it", ExitCode.BROKER
+                "the broker did not confirm the task, which may or may not run; `invoke status` shows what ails it",
+                ExitCode.BROKER,
             ) from error
         if not wait:
             if as_json:
@@ -230,7 +244,15 @@ def call(
             return
         if not as_json:
             note(f"sent {name} as {sent.id}; waiting for its result")
-        waited(sent, name, patience + delay, as_json)
+        waited(sent, name, patience + delay, functools.partial(show_as_json, name) if as_json else show_as_text)
+
+
+def value_of(s: Session, name: str, args: list[Any]) -> Any:
+    """The result of a task that is sent and waited for now."""
+    with broker(s, "producer"):
+        app = s.client("producer")
+        sent = app.send_task(name, args=args, confirm_timeout=CONFIRM_PATIENCE)
+        return waited(sent, name, patience=60)
 
 
 def refuse_under_alarm(s: Session) -> None:
@@ -245,37 +267,50 @@ def refuse_under_alarm(s: Session) -> None:
         )
 
 
-def waited(sent: Any, name: str, patience: float, as_json: bool) -> None:
-    from celery.exceptions import TimeoutError as ResultTimeout  # noqa: PLC0415
+def waited(sent: Any, name: str, patience: float, show: Callable[[Any], None] = lambda sent: None) -> Any:
+    """The result of ``sent``; ``show`` gets it however it ended.
+
+    Raises:
+        WarrenError: it did not succeed, or not within ``patience`` seconds.
+    """
+    from celery.exceptions import TimeoutError as ResultTimeout
 
     try:
         sent.get(timeout=patience, propagate=False)
     except ResultTimeout:
         raise WarrenError(
-            f"no result within {patience:g} s; the task goes on, ask for it with `invoke result {sent.id}`", ExitCode.TIMEOUT
+            f"no result within {patience:g} s; the task goes on, ask for it with `invoke result {sent.id}`",
+            ExitCode.TIMEOUT,
         ) from None
-    value = sent.result
-    if as_json:
-        failed = isinstance(value, BaseException)
-        print_json(
-            {
-                "id": sent.id,
-                "name": name,
-                "state": sent.state,
-                "result": None if failed else value,
-                "exception": repr(value) if failed else None,
-                "traceback": sent.traceback,
-            }
-        )
-    elif sent.state == "SUCCESS":
-        say(json.dumps(value))
+    show(sent)
+    if sent.state != "SUCCESS":
+        raise WarrenError(f"{name} ended as {sent.state}: {sent.result!r}", ExitCode.FAILED)
+    return sent.result
+
+
+def show_as_json(name: str, sent: Any) -> None:
+    failed = isinstance(sent.result, BaseException)
+    print_json(
+        {
+            "id": sent.id,
+            "name": name,
+            "state": sent.state,
+            "result": None if failed else sent.result,
+            "exception": repr(sent.result) if failed else None,
+            "traceback": sent.traceback,
+        }
+    )
+
+
+def show_as_text(sent: Any) -> None:
+    if sent.state == "SUCCESS":
+        say(json.dumps(sent.result))
     elif sent.traceback:
         note(sent.traceback.rstrip())
-    if sent.state != "SUCCESS":
-        raise WarrenError(f"{name} ended as {sent.state}: {value!r}", ExitCode.FAILED)
 
 
 # --- single tasks
+
 
 def task_id(text: str) -> str:
     """``text`` as a task's id.
@@ -309,24 +344,28 @@ def revoke(s: Session, ids: list[str], terminate: bool, signal: str, as_json: bo
         )
     answers = {node: answer for reply in replies or [] for node, answer in reply.items()}
     if as_json:
-        print_json({"ids": ids, "terminate": terminate, "workers": len(known), "answered": sorted(answers), "answers": answers})
+        print_json(
+            {"ids": ids, "terminate": terminate, "workers": len(known), "answered": sorted(answers), "answers": answers}
+        )
     elif answers:
         did = f"terminated with {signal} where it runs, and revoked" if terminate else "revoked"
         for one in ids:
             say(f"{one}: {did}; {len(answers)} of {len(known)} workers know")
     if not known:
         raise WarrenError(
-            "no worker is up to hear of it, so the task runs when one is; revoke it again then, or purge its queue", ExitCode.FAILED
+            "no worker is up to hear of it, so the task runs when one is; revoke it again then, or purge its queue",
+            ExitCode.FAILED,
         )
     if len(answers) < len(known):
         raise WarrenError(
-            f"{len(known) - len(answers)} of {len(known)} workers did not answer; revoke again, or see `invoke ping`", ExitCode.TIMEOUT
+            f"{len(known) - len(answers)} of {len(known)} workers did not answer; revoke again, or see `invoke ping`",
+            ExitCode.TIMEOUT,
         )
 
 
 def result(s: Session, asked: str, as_json: bool) -> None:
     """The state of a task as the event log tells it: rpc:// results reach only the process that sent the task."""
-    from app import eventlog  # noqa: PLC0415
+    from app import eventlog
 
     one = task_id(asked)
     s.runner.show(f"read the stream celery.events for {one}  # as user ops")
@@ -334,7 +373,8 @@ def result(s: Session, asked: str, as_json: bool) -> None:
         events = eventlog.find(s.broker_url("ops"), one)
     if not events:
         raise WarrenError(
-            f"no event of the last {s.settings.events_max_age} mentions {one}; was it sent through this broker?", ExitCode.UNKNOWN
+            f"no event of the last {s.settings.events_max_age} mentions {one}; was it sent through this broker?",
+            ExitCode.UNKNOWN,
         )
     answer = outcome(one, events)
     if as_json:

@@ -15,8 +15,8 @@ from deploy.session import Session
 __all__ = ["build", "config", "down", "logs", "open_page", "restart", "scale_workers", "status", "up"]
 
 
-def up(s: Session, workers: int | None) -> None:
-    from deploy.platforms import forget, remember  # noqa: PLC0415
+def up(s: Session, workers: int | None, try_it: bool = False) -> None:
+    from deploy.platforms import forget, remember
 
     was_up = bool(s.platform.status())
     if not s.runner.dry:
@@ -32,8 +32,21 @@ def up(s: Session, workers: int | None) -> None:
         if not s.platform.status():
             forget()
         raise
-    if not s.runner.dry:
-        addresses(s)
+    if s.runner.dry:
+        return
+    if try_it:
+        first_task(s)
+    addresses(s)
+
+
+def first_task(s: Session) -> None:
+    """Shows that a task goes all the way: to the broker, through a worker, and back."""
+    from deploy.commands import remote
+
+    if s.settings.foreign_app:
+        remote.ping(s, as_json=False)
+        return
+    say(f"add 2 3 = {remote.value_of(s, 'app.tasks.add', [2, 3])}")
 
 
 def addresses(s: Session) -> None:
@@ -42,11 +55,13 @@ def addresses(s: Session) -> None:
     say(f"  Flower    {where.flower_url}  (user {FLOWER_LOGIN}, password in .warren/secrets/flower-login)")
     say(f"  RabbitMQ  {where.management_url}  (user admin, password in .warren/secrets/admin)")
     say("  Monitor   invoke logs monitor -f")
-    say("Next: `invoke call add 2 3 --wait`, `invoke status`, `invoke scale-workers 4`; `invoke --list` shows all there is.")
+    say(
+        "Next: `invoke call add 2 3 --wait`, `invoke status`, `invoke scale-workers 4`; `invoke --list` shows all there is."
+    )
 
 
 def down(s: Session, volumes: bool, yes: bool) -> None:
-    from deploy.platforms import forget  # noqa: PLC0415
+    from deploy.platforms import forget
 
     if volumes and not yes and not s.runner.dry:
         confirm("`down --volumes` deletes the broker's data (waiting tasks, the event log) and Flower's history")
@@ -79,7 +94,7 @@ def checked(services: list[str]) -> list[str]:
 
 
 def status(s: Session, as_json: bool) -> None:
-    from deploy import management  # noqa: PLC0415
+    from deploy import management
 
     instances = s.platform.status()
     queues: list[dict[str, Any]] = []
@@ -129,7 +144,7 @@ def queue_row(queue: dict[str, Any]) -> dict[str, Any]:
 
 
 def queues(s: Session, every: bool, as_json: bool) -> None:
-    from deploy import management  # noqa: PLC0415
+    from deploy import management
 
     rows = [queue_row(queue) for queue in management.queues(s.endpoints, s.secrets) if every or shown(queue)]
     if as_json:
@@ -149,7 +164,7 @@ def scale_workers(s: Session, workers: int) -> None:
     running = [one for one in s.platform.status() if one.service == "worker" and one.state != "stopped"]
     busy: set[str] = set()
     if 0 < workers < len(running):
-        from deploy.commands.remote import busy_nodes  # noqa: PLC0415 - imports Celery
+        from deploy.commands.remote import busy_nodes  # imports Celery
 
         busy = busy_nodes(s, len(running))
     s.platform.scale(workers, busy)
@@ -160,7 +175,7 @@ def scale_workers(s: Session, workers: int) -> None:
 
 
 def config(s: Session, as_json: bool) -> None:
-    from deploy.settings import known  # noqa: PLC0415
+    from deploy.settings import known
 
     values = {variable.name: as_text(getattr(s.settings, variable.field)) for variable in known().values()}
     defaults = {variable.name: as_text(variable.default) for variable in known().values()}
@@ -181,7 +196,7 @@ def build(s: Session) -> None:
 
 
 def open_page(s: Session, page: str) -> None:
-    import webbrowser  # noqa: PLC0415
+    import webbrowser
 
     pages = {
         "flower": (s.endpoints.flower_url, FLOWER_LOGIN, "flower-login"),

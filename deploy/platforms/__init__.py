@@ -22,10 +22,10 @@ CHOSEN = STATE / "platform"
 def make(name: str, settings: Settings, runner: Runner) -> Platform:
     secrets = load_secrets()
     if name == "compose":
-        from deploy.platforms.compose import Compose  # noqa: PLC0415
+        from deploy.platforms.compose import Compose
 
         return Compose(settings, secrets, runner)
-    from deploy.platforms.local import Local  # noqa: PLC0415
+    from deploy.platforms.local import Local
 
     return Local(settings, secrets, runner)
 

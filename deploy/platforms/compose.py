@@ -52,7 +52,9 @@ class Compose:
 
     def check(self) -> None:
         try:
-            version = self.runner.read(["docker", "version", "--format", "{{.Server.Version}}"], timeout=ENGINE_PATIENCE)
+            version = self.runner.read(
+                ["docker", "version", "--format", "{{.Server.Version}}"], timeout=ENGINE_PATIENCE
+            )
             self.runner.read(["docker", "compose", "version", "--short"], timeout=ENGINE_PATIENCE)
         except WarrenError as error:
             raise self.explained(error) from error
@@ -71,7 +73,9 @@ class Compose:
                 "again), or choose --platform local",
                 ExitCode.PLATFORM,
             )
-        if error.code is ExitCode.TIMEOUT or re.search(r"(?i)cannot connect|is the docker daemon running|failed to connect", text):
+        if error.code is ExitCode.TIMEOUT or re.search(
+            r"(?i)cannot connect|is the docker daemon running|failed to connect", text
+        ):
             return unusable("the Docker engine does not answer")
         if "compose" in text and re.search(r"is not a docker command|unknown command", text):
             return unusable("docker has no Compose plugin")
@@ -121,7 +125,9 @@ class Compose:
                     "WARREN_APP_IMAGE": self.image(),
                     "WARREN_RABBITMQ_IMAGE": self.settings.rabbitmq_image,
                     "WARREN_RABBITMQ_MEMORY_MB": str(self.settings.rabbitmq_memory_mb),
-                    "WARREN_DEFINITIONS_DIGEST": hashlib.sha256((content + conf + broker_files).encode()).hexdigest()[:12],
+                    "WARREN_DEFINITIONS_DIGEST": hashlib.sha256((content + conf + broker_files).encode()).hexdigest()[
+                        :12
+                    ],
                     "WARREN_BIND": f"[{self.settings.bind}]" if ":" in self.settings.bind else self.settings.bind,
                     **{f"WARREN_{field.upper()}": str(getattr(self.settings, field)) for field in ports.FIELDS},
                     "WARREN_WORKERS": str(self.settings.workers),
@@ -181,12 +187,17 @@ class Compose:
         if not said:
             return error
         return WarrenError(
-            "\n".join(said) + "\nwhat came up is left as it is; see `invoke logs`, and `invoke up` to go on", ExitCode.TIMEOUT
+            "\n".join(said) + "\nwhat came up is left as it is; see `invoke logs`, and `invoke up` to go on",
+            ExitCode.TIMEOUT,
         )
 
     def last_line(self, container: str) -> str:
         done = subprocess.run(
-            ["docker", "logs", "--tail", "5", container], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+            ["docker", "logs", "--tail", "5", container],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         written = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         return written[-1] if written else ""
@@ -282,14 +293,18 @@ def sources(place: Path) -> Iterator[Path]:
         yield place
         return
     for file in sorted(place.rglob("*")):
-        hidden = any(part.startswith(".") or part in {"__pycache__", "node_modules"} for part in file.relative_to(place).parts)
+        hidden = any(
+            part.startswith(".") or part in {"__pycache__", "node_modules"} for part in file.relative_to(place).parts
+        )
         if file.is_file() and not hidden:
             yield file
 
 
 def lines(values: dict[str, str]) -> str:
     """``values`` as an env file. Single quotes keep Compose from expanding what looks like a variable."""
-    return "".join(f"{name}='{value}'\n" if "'" not in value else f'{name}="{value}"\n' for name, value in values.items())
+    return "".join(
+        f"{name}='{value}'\n" if "'" not in value else f'{name}="{value}"\n' for name, value in values.items()
+    )
 
 
 def number(name: str) -> int:
