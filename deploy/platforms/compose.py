@@ -13,6 +13,7 @@ from typing import Any
 from deploy import ports
 from deploy.definitions import broker_settings, definitions
 from deploy.errors import ExitCode, WarrenError
+from deploy.output import note
 from deploy.paths import ROOT, STATE, write_private
 from deploy.platforms.base import Endpoints, Instance
 from deploy.run import Runner
@@ -250,12 +251,14 @@ class Compose:
         running = [one for one in self.status() if one.service == "worker" and one.state == "running"]
         if not any(one.service == "rabbitmq" for one in self.status()):
             raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
-        self.write()
         spare = len(running) - workers
         if spare > 0:
             # Compose would stop the youngest; a busy one would hold this command up for as long as its task takes.
             chosen = sorted(running, key=lambda one: (one.node in busy, -number(one.name)))[:spare]
             names = [one.name for one in chosen]
+            waited_for = [one.name for one in chosen if one.node in busy]
+            if waited_for:
+                note(f"{', '.join(waited_for)}: ends its task first, for {self.settings.stop_grace} s at most")
             self.runner.run(["docker", "stop", *names], quiet=True)
             self.runner.run(["docker", "rm", *names], quiet=True)
         self.runner.run(
