@@ -15,7 +15,8 @@ __all__ = ["AppSettings", "from_environment"]
 # No dots: a delayed task's binding is `#.<queue>`, so a queue `b` would also get what is meant for `a.b`.
 QUEUE_NAMES = r"^[a-z][a-z0-9_-]{0,62}$"
 
-Seconds = Annotated[int, Meta(ge=1, le=604_800, title="a number of seconds from 1 to 604800 (a week)")]
+# At least 2: the soft limit, in whole seconds, comes before it.
+Seconds = Annotated[int, Meta(ge=2, le=604_800, title="a number of seconds from 2 to 604800 (a week)")]
 
 
 class AppSettings(Variables, frozen=True, kw_only=True):
@@ -54,8 +55,8 @@ class AppSettings(Variables, frozen=True, kw_only=True):
 
     @property
     def task_soft_time_limit(self) -> int:
-        """Seconds after which a task gets SoftTimeLimitExceeded: a tenth of its time, at most 30 s, is left to clean up."""
-        return max(1, self.task_time_limit - min(30, self.task_time_limit // 10))
+        """Seconds after which a task gets SoftTimeLimitExceeded: a tenth of its time, 1 to 30 s, is left to clean up."""
+        return self.task_time_limit - max(1, min(30, self.task_time_limit // 10))
 
     @property
     def stop_grace(self) -> int:

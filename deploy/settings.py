@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +13,7 @@ from msgspec import Meta
 
 from app.environment import Mistake, Variable, read, unknown, variables
 from app.settings import AppSettings
-from deploy.errors import ExitCode, WarrenError
+from deploy.errors import ExitCode, WarrenError, reason
 from deploy.paths import ROOT
 
 __all__ = ["Settings", "known", "load"]
@@ -69,18 +71,17 @@ def dotenv(file: Path) -> tuple[dict[str, str], list[str]]:
 
     values: list[tuple[str, str | None]] = []
     lines = []
-    with file.open() as stream:
-        for binding in parse_stream(stream):
-            number = binding.original.line + binding.original.string[: -len(binding.original.string.lstrip())].count(
-                "\n"
-            )
-            text = binding.original.string.strip()
-            if binding.error or (binding.key is not None and binding.value is None):
-                lines.append(
-                    f"line {number} of {file.name} is not NAME=value: {text!r}; correct it or put a # before it"
-                )
-            elif binding.key is not None:
-                values.append((binding.key, binding.value))
+    try:
+        written = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return {}, [f"{file.name} can't be read: {reason(error)}"]
+    for binding in parse_stream(io.StringIO(written)):
+        number = binding.original.line + binding.original.string[: -len(binding.original.string.lstrip())].count("\n")
+        text = binding.original.string.strip()
+        if binding.error or (binding.key is not None and binding.value is None):
+            lines.append(f"line {number} of {file.name} is not NAME=value: {text!r}; correct it or put a # before it")
+        elif binding.key is not None:
+            values.append((binding.key, binding.value))
     return {key: value or "" for key, value in resolve_variables(values, override=False).items()}, lines
 
 
@@ -129,6 +130,17 @@ def combinations(settings: Settings) -> list[str]:
     context = ROOT / settings.app_context
     if not context.is_dir():
         lines.append(f"WARREN_APP_CONTEXT={settings.app_context} is no folder; name the folder of your Celery project")
-    if {"dead_letters"} & set(settings.queues):
-        lines.append("WARREN_QUEUES: dead_letters is the queue of undeliverable tasks; choose another name")
+    for queue in dict.fromkeys(settings.queues):
+        if queue == "dead_letters":
+            lines.append("WARREN_QUEUES: dead_letters is the queue of undeliverable tasks; choose another name")
+        if queue.startswith("celery_delayed_"):
+            lines.append(f"WARREN_QUEUES: {queue} is a name of Celery's delayed delivery; choose another one")
+        if settings.queues.count(queue) > 1:
+            lines.append(f"WARREN_QUEUES: {queue} is there twice; name each queue once")
+    try:
+        ipaddress.ip_address(settings.bind)
+    except ValueError:
+        lines.append(
+            f"WARREN_BIND={settings.bind} is not an IP address; write for example WARREN_BIND=127.0.0.1, or 0.0.0.0"
+        )
     return lines
