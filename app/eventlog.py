@@ -165,12 +165,16 @@ def reasons(url: str) -> Iterator[None]:
         text = f"the broker at {place} has no stream {STREAM}: load the broker's definitions (`invoke up`)"
         raise Unavailable(text, lasting=True) from error
     except amqp.NotAllowed as error:
-        text = f"the broker at {place} lets user {user} not into vhost {vhost}: load the broker's definitions (`invoke up`)"
+        text = (
+            f"the broker at {place} keeps user {user} out of vhost {vhost}: load the broker's definitions (`invoke up`)"
+        )
         raise Unavailable(text, lasting=True) from error
     except TimeoutError as error:
         raise Unavailable(f"the broker at {place} does not answer") from error
     except socket.gaierror as error:
         raise Unavailable(f"the broker's host {place} has no address ({error.strerror})") from error
+    except (ConnectionResetError, BrokenPipeError) as error:
+        raise Unavailable(f"the connection to the broker at {place} is lost") from error
     except OSError as error:
         raise Unavailable(f"no broker at {place} ({error.strerror or error})") from error
     except amqp.AMQPError as error:
@@ -256,7 +260,7 @@ class Log:
             channel = self._connection.channel()
             count = channel.queue_declare(STREAM, passive=True).message_count
             channel.basic_qos(0, PREFETCH, False)
-            channel.basic_consume(STREAM, callback=take, arguments={"x-stream-offset": "last"})
+            consumer = channel.basic_consume(STREAM, callback=take, arguments={"x-stream-offset": "last"})
             limit = monotonic() + (ANSWER_TIMEOUT if count else patience)
             while not delivered and (left := limit - monotonic()) > 0 and not (self.stop and self.stop.is_set()):
                 if self._ready(left):
@@ -267,6 +271,8 @@ class Log:
                 channel.basic_ack(tag, multiple=True)
                 # Answered behind whatever the acknowledgement let the broker send.
                 channel.basic_qos(0, PREFETCH, False)
+            # Cancelled first: py-amqp warns of messages that arrive on a channel that is being closed.
+            channel.basic_cancel(consumer)
             channel.close()
         return max(seen, default=None)
 
