@@ -1,0 +1,422 @@
+"""The stack as processes of this host, under supervisor."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import signal
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.errors import ExitCode, WarrenError
+from deploy.paths import ROOT, private_folder, write_private
+from deploy.platforms.base import Endpoints, Instance
+from deploy.platforms.local import addresses, broker, install, launch, leftovers, package
+from deploy.platforms.local.addresses import Ports
+from deploy.platforms.local.lock import locked
+from deploy.platforms.local.places import CONF, LOCAL, LOGS, PROGRAMS, log_file, program_file, relative
+from deploy.platforms.local.programs import (
+    ORDER,
+    STOP_ORDER,
+    Program,
+    context,
+    folders,
+    node_name,
+    number,
+    programs,
+    service_of,
+)
+from deploy.platforms.local.progress import Progress
+from deploy.platforms.local.ready import last_line, log_size, ready
+from deploy.platforms.local.supervisor import NAME, Process, Supervisor, digests, drop_socket_folder
+from deploy.run import Runner
+from deploy.secrets import Secrets
+from deploy.services import SERVICES
+from deploy.settings import Settings
+
+__all__ = ["Local"]
+
+# Seconds between two looks at what is waited for: short beside anything that is, and next to no CPU.
+INTERVAL = 0.05
+
+# Seconds that pool processes without their worker get before they are killed: their tasks are with others by now.
+ORPHAN_SECONDS = 5
+
+# What starts together. The others would only fail and try again until the broker answers.
+TIERS = (("epmd", "rabbitmq"), ("worker", "monitor", "flower"))
+
+NOTHING_RUNS = "nothing runs; `invoke up` starts the stack"
+
+STATES = {"STARTING": "starting", "RUNNING": "running", "STOPPING": "running", "STOPPED": "stopped"}
+
+SUPERVISORCTL = f"supervisorctl --configuration {relative(CONF)}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to run."""
+
+    programs: list[Program]
+    ports: Ports
+
+
+class Local:
+    """Drives supervisor; what runs is in `.warren/local`, what it writes in `.warren/logs`."""
+
+    name = "local"
+
+    def __init__(self, settings: Settings, secrets: Secrets, runner: Runner) -> None:
+        self.settings = settings
+        self.secrets = secrets
+        self.runner = runner
+        self.supervisor = Supervisor()
+
+    # --- the platform's interface
+
+    def check(self) -> None:
+        scripts = package.find()
+        if scripts:
+            package.require_supported(scripts)
+        elif not package.installable():
+            raise package.missing()
+
+    def build(self) -> None:
+        if self.settings.foreign_app:
+            install.install(context(self.settings), self.runner)
+
+    def up(self, workers: int | None) -> None:
+        scripts = package.ensure(self.runner)
+        self.build()
+        with self.changing() as progress:
+            runs = self.supervisor.runs()
+            slots = self.slots() if runs else []
+            count = workers if workers is not None else len(slots) if runs else self.settings.workers
+            ports = addresses.choose(self.settings, runs)
+            if scripts is not None:
+                self.reach(self.plan(resized(slots, count, set(), self.settings.project), ports, scripts), ORDER, (), progress)
+
+    def down(self, volumes: bool) -> None:
+        with self.changing() as progress:
+            if self.supervisor.runs():
+                if self.runner.dry:
+                    self.runner.show(f"{SUPERVISORCTL} shutdown")
+                else:
+                    self.stop_all(progress)
+            elif (left := leftovers.running()) and self.runner.acts(kill(left)):
+                leftovers.end(self.settings.stop_grace, progress)
+            if not self.runner.dry:
+                drop_socket_folder()
+                CONF.unlink(missing_ok=True)
+                shutil.rmtree(PROGRAMS, ignore_errors=True)
+            if volumes and self.runner.acts(f"rm -r {relative(LOCAL)} {relative(LOGS)}"):
+                for folder in (LOCAL, LOGS):
+                    if folder.exists():
+                        shutil.rmtree(folder)
+
+    def restart(self, services: Sequence[str]) -> None:
+        unknown = [service for service in services if service not in SERVICES]
+        if unknown:
+            raise WarrenError(f"there is no service {unknown[0]!r}; there are {', '.join(SERVICES)}", ExitCode.UNKNOWN)
+        self.build()
+        with self.changing() as progress:
+            self.require_running()
+            plan = self.plan(self.slots(), self.ports(), self.scripts())
+            names = [one.name for one in plan.programs if one.service in services]
+            self.reach(plan, services, names, progress)
+            if "rabbitmq" in services and not self.runner.dry:
+                # They find their broker again by themselves.
+                limit = time.monotonic() + self.settings.up_timeout
+                self.await_ready([one.name for one in plan.programs], {}, plan.ports, limit, progress)
+
+    def status(self) -> list[Instance]:
+        processes = self.supervisor.processes()
+        if not processes:
+            return [
+                Instance(service_of(name), name, "failed", False, "runs without its process manager: `invoke up` starts anew")
+                for name in leftovers.running()
+                if service_of(name) in SERVICES
+            ]
+        ports = addresses.known()
+        found = []
+        for process in processes.values():
+            service = service_of(process.name)
+            if service in SERVICES:
+                serves = ports is not None and ready(process, self.settings.bind, ports)
+                state = "running" if serves else STATES.get(process.state, "failed")
+                found.append(Instance(service, process.name, state, serves, since(process), node_of(process.name)))
+        return sorted(found, key=lambda one: (SERVICES.index(one.service), number(one.name)))
+
+    def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
+        names = [one.name for one in self.status()] or sorted(file.stem for file in LOGS.glob("*.log"))
+        chosen = [name for name in names if service_of(name) in (services or SERVICES)]
+        files = [relative(log_file(name)) for name in chosen if log_file(name).exists()]
+        if not files:
+            raise WarrenError(f"nothing has been logged yet; {NOTHING_RUNS}", ExitCode.FAILED)
+        code = self.runner.attach(["tail", "-n", str(tail), *(["-F"] if follow else []), *files])
+        # Following ends by Ctrl-C only, as it should.
+        return 0 if code == -signal.SIGINT else code
+
+    def scale(self, workers: int, busy: set[str]) -> None:
+        with self.changing() as progress:
+            self.require_running()
+            wanted = resized(self.slots(), workers, busy, self.settings.project)
+            self.reach(self.plan(wanted, self.ports(), self.scripts()), ["worker"], (), progress)
+
+    def exec(self, service: str, command: Sequence[str]) -> int:
+        processes = self.supervisor.processes().values()
+        running = [one.name for one in processes if one.up and service_of(one.name) == service]
+        if not running:
+            raise WarrenError(f"{service} does not run; `invoke status` shows what does", ExitCode.UNKNOWN)
+        launcher = [sys.executable, "-I", "-S", relative(Path(launch.__file__))]
+        return self.runner.attach([*launcher, "exec", relative(program_file(running[0])), *command])
+
+    def endpoints(self) -> Endpoints:
+        return addresses.endpoints(self.settings)
+
+    # --- the parts of a change
+
+    @contextmanager
+    def changing(self) -> Iterator[Progress]:
+        """Progress for a command that changes the stack, which no other does meanwhile."""
+        with Progress() as progress:
+            if self.runner.dry:
+                yield progress
+                return
+            with locked(progress):
+                yield progress
+
+    def require_running(self) -> dict[str, Process]:
+        processes = self.supervisor.processes()
+        if not processes:
+            raise WarrenError(NOTHING_RUNS, ExitCode.FAILED)
+        return processes
+
+    def scripts(self) -> Path:
+        scripts = package.find()
+        if scripts is None:
+            raise package.missing()
+        return scripts
+
+    def ports(self) -> Ports:
+        """The ports of the stack that runs."""
+        return addresses.known() or addresses.choose(self.settings, running=True)
+
+    def slots(self) -> list[int]:
+        """The workers that are to run by now; those still stopping after an interrupted `scale` are not among them."""
+        return sorted(number(name) for name in digests(CONF.read_text()) if number(name)) if CONF.exists() else []
+
+    def plan(self, slots: list[int], ports: Ports, scripts: Path) -> Plan:
+        return Plan(programs(self.settings, self.secrets, ports, slots, scripts), ports)
+
+    def reach(self, plan: Plan, services: Collection[str], force: Collection[str], progress: Progress) -> None:
+        """Makes of what runs what ``plan`` says, for the programs of ``services``; those named in ``force`` start anew.
+
+        On an error or Ctrl-C, what this call started is stopped again.
+        """
+        if self.runner.dry:
+            self.foretell(plan, services, force)
+            return
+        limit = time.monotonic() + self.settings.up_timeout
+        was_up = self.supervisor.runs()
+        before = CONF.read_text() if was_up and CONF.exists() else ""
+        started: dict[str, int] = {}
+        added: list[str] = []
+        try:
+            self.write(plan, services)
+            if not was_up:
+                if leftovers.running():
+                    leftovers.end(self.settings.stop_grace, progress)
+                self.runner.show(f"{NAME} --configuration {relative(CONF)}")
+                self.supervisor.start()
+            added = self.adopt(plan, services, force, progress)
+            for tier in TIERS:
+                names = [one.name for one in plan.programs if one.service in tier and one.service in services]
+                self.start(names, started, progress)
+                self.await_ready(names, started, plan.ports, limit, progress)
+        except BaseException:
+            self.undo(was_up, before, started, added, progress)
+            raise
+
+    def write(self, plan: Plan, services: Collection[str]) -> None:
+        """Writes all that the programs of ``services`` read."""
+        health = [folders()["health"] / one.name for one in plan.programs if one.service == "worker"]
+        for folder in (LOGS, *folders().values(), *health):
+            private_folder(folder)
+        if "rabbitmq" in services:
+            broker.write(self.settings, self.secrets, plan.ports)
+            addresses.remember(plan.ports)
+        if self.settings.foreign_app:
+            link = private_folder(LOCAL / "path") / "app"
+            link.unlink(missing_ok=True)
+            link.symlink_to(ROOT / "app")
+        self.supervisor.write(plan.programs, [one for one in plan.programs if one.service in services])
+
+    def adopt(self, plan: Plan, services: Collection[str], force: Collection[str], progress: Progress) -> list[str]:
+        """Makes supervisor know the programs of the configuration; what changed is stopped for it. The new ones."""
+        differences = self.supervisor.differences()
+        added, changed, removed = ([name for name in names if service_of(name) in services] for names in differences)
+        self.stop([*changed, *removed, *force], progress)
+        for name in (*changed, *removed):
+            self.supervisor.remove(name)
+        for name in (*changed, *added):
+            self.supervisor.add(name)
+        return added
+
+    def start(self, names: Sequence[str], started: dict[str, int], progress: Progress) -> None:
+        """Starts those of ``names`` that do not run; ``started`` gets each with the size of its log."""
+        processes = self.supervisor.processes()
+        idle = [name for name in names if name in processes and not processes[name].up]
+        # What was stopping, or waits for its next try.
+        self.stop(idle, progress)
+        for name in idle:
+            started[name] = log_size(name)
+            self.runner.show(ctl("start", name))
+            self.supervisor.start_program(name)
+
+    def await_ready(
+        self, names: Sequence[str], started: dict[str, int], ports: Ports, limit: float, progress: Progress
+    ) -> None:
+        """Waits until all of ``names`` are ready.
+
+        Raises:
+            WarrenError: one that this call started has ended, or it takes too long; with the last line of its log.
+        """
+        waiting = list(names)
+        pids: dict[str, int] = {}
+        while True:
+            processes = self.supervisor.processes()
+            if not processes and names:
+                raise WarrenError(f"the process manager has ended; see {relative(log_file(NAME))}", ExitCode.FAILED)
+            for name in list(waiting):
+                process = processes[name]
+                if name in started:
+                    first = pids.setdefault(name, process.pid)
+                    if not process.up or process.pid != first:
+                        raise WarrenError(f"{name} ended at once{said(name, started[name])}", ExitCode.FAILED)
+                if ready(process, self.settings.bind, ports):
+                    waiting.remove(name)
+                    if name in started and service_of(name) in SERVICES:
+                        progress.line(f"{name} is ready after {progress.seconds:.1f} s")
+            if not waiting:
+                return
+            if time.monotonic() > limit:
+                lines = [f"{name} is not ready{said(name, started.get(name, 0))}" for name in waiting]
+                more = f"it took longer than WARREN_UP_TIMEOUT={self.settings.up_timeout} s"
+                raise WarrenError("\n".join([*lines, more]), ExitCode.TIMEOUT)
+            progress.spins(f"waiting for {', '.join(waiting)}")
+            time.sleep(INTERVAL)
+
+    def stop(self, names: Collection[str], progress: Progress) -> None:
+        """Stops ``names`` in their order and returns when they have ended. Supervisor kills what takes longer than it may."""
+        for service in STOP_ORDER:
+            tier = [name for name in names if service_of(name) == service]
+            before = self.supervisor.processes()
+            for name in tier:
+                if name in before and before[name].state not in {"STOPPED", "STOPPING", "EXITED", "FATAL"}:
+                    self.runner.show(ctl("stop", name))
+                    self.supervisor.stop_program(name)
+            begin = time.monotonic()
+            while left := [one.name for one in self.supervisor.processes().values() if one.name in tier and not one.down]:
+                if time.monotonic() - begin > 1:
+                    progress.waits(f"waiting for {', '.join(left)} to stop{self.patience(service)}")
+                time.sleep(INTERVAL)
+
+    def patience(self, service: str) -> str:
+        return f": running tasks are finished first (at most {self.settings.stop_grace} s)" if service == "worker" else ""
+
+    def stop_all(self, progress: Progress) -> None:
+        """Stops everything, supervisord too, and sees that nothing is left behind."""
+        self.stop(list(self.supervisor.processes()), progress)
+        self.runner.show(f"{SUPERVISORCTL} shutdown")
+        try:
+            pid = self.supervisor.shut_down()
+        except OSError:
+            pid = 0
+        while pid and launch.started(pid):
+            time.sleep(INTERVAL)
+        leftovers.end(ORPHAN_SECONDS, progress)
+
+    def undo(self, was_up: bool, before: str, started: Collection[str], added: Collection[str], progress: Progress) -> None:
+        """Stops what a call that failed has started."""
+        if not self.supervisor.runs():
+            leftovers.end(ORPHAN_SECONDS, progress)
+        elif not was_up:
+            progress.line("stopping what was started")
+            self.stop_all(progress)
+        else:
+            self.stop(started, progress)
+            if before:
+                write_private(CONF, before)
+            for name in added:
+                with suppress(xmlrpc.client.Fault):
+                    self.supervisor.remove(name)
+
+    def foretell(self, plan: Plan, services: Collection[str], force: Collection[str]) -> None:
+        """Shows what `reach` would do."""
+        old = digests(CONF.read_text()) if CONF.exists() and self.supervisor.runs() else {}
+        if not old:
+            self.runner.show(f"{NAME} --configuration {relative(CONF)}")
+        new = {one.name: one.digest for one in plan.programs if one.service in services}
+        gone = [name for name in old if name not in new and service_of(name) in services]
+        again = [name for name in new if name in force or old.get(name, new[name]) != new[name]]
+        for name in (*gone, *(name for name in again if name in old)):
+            self.runner.show(ctl("stop", name))
+        for name in new:
+            if name in again or name not in old:
+                self.runner.show(ctl("start", name))
+
+
+def ctl(verb: str, name: str) -> str:
+    """The command that an operator could type for what we ask of supervisor."""
+    return f"{SUPERVISORCTL} {verb} {name}"
+
+
+def kill(left: dict[str, list[int]]) -> str:
+    return f"kill {' '.join(str(pid) for pids in left.values() for pid in pids)}"
+
+
+def said(name: str, since: int) -> str:
+    """The last line of a program's log, and where to read on."""
+    line = last_line(name, since)
+    return f"{': ' + line if line else ''}; see {relative(log_file(name))}"
+
+
+def resized(slots: list[int], count: int, busy: set[str], project: str) -> list[int]:
+    """``count`` slots made from ``slots``: idle ones leave first, of these the highest; new ones fill the gaps."""
+    if count <= len(slots):
+        by_need = sorted(slots, key=lambda slot: (node_name(slot, project) not in busy, slot))
+        return sorted(by_need[:count])
+    free = (slot for slot in itertools.count(1) if slot not in slots)
+    return sorted([*slots, *itertools.islice(free, count - len(slots))])
+
+
+def in_words(seconds: int) -> str:
+    for size, unit in ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        if seconds >= size:
+            amount = seconds // size
+            return f"{amount} {unit}{'s' if amount > 1 else ''}"
+    return "less than a second"
+
+
+def since(process: Process) -> str:
+    if process.up:
+        return f"up {in_words(process.seconds)}"
+    if process.state == "STOPPING":
+        return "stopping"
+    return f"{in_words(process.seconds)} ago" if process.seconds else ""
+
+
+def node_of(name: str) -> str:
+    """The Celery node name that worker ``name`` was started with."""
+    if not number(name):
+        return ""
+    try:
+        return str(json.loads(program_file(name).read_text())["node"])
+    except (OSError, ValueError, KeyError):
+        return ""
