@@ -11,8 +11,8 @@ __all__ = ["UNKNOWN", "Names"]
 
 UNKNOWN = "unknown"
 
-# Tasks that may be between "sent" and their end at once and still keep their name; 100,000 take about 30 MB, which is
-# reached only by that many tasks.
+# Tasks that may be between "sent" and their end at once and still keep their name. 100,000 names take 25 MB, which a
+# monitor of fewer tasks never uses.
 LIMIT = 100_000
 
 
