@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from invoke import Context, Task, task
+from invoke import Context, Exit, ParseError, Task, task
 from invoke.parser import Parser
 from invoke.parser.parser import ParseMachine
 
@@ -27,6 +27,9 @@ __all__ = ["command", "whole_number"]
 
 # Stands for the dash of a negative number on its way through Invoke's parser, which reads `-12` as the options -1 and -2.
 DASH = "\x00"
+
+# Stands before each word that follows `--`, which is neither an option nor a command whatever it looks like.
+PLAIN = "\x01"
 
 SHARED = {
     "platform": "where the stack runs: compose or local (default: where it is up; else compose, if an engine answers)",
@@ -58,7 +61,7 @@ def command(*, rest: str | None = None, help: dict[str, str] | None = None, **op
                 echo=bool(values.pop("echo") or context.config.run.echo),
                 dry=bool(values.pop("dry") or context.config.run.dry),
             )
-            session = Session(runner, values.pop("platform") or context.config.get("platform"))
+            session = Session(runner, values.pop("platform"), context.config.get("platform"))
             with_exit_codes(functools.partial(body, session, **values))
 
         # Invoke reads a task's options off its signature.
@@ -121,8 +124,12 @@ parse_argv = Parser.parse_argv
 handle = ParseMachine.handle
 
 
-def parse_argv_with_numbers(parser: Parser, argv: list[str]) -> Any:
-    return parse_argv(parser, [re.sub(r"^-(?=\.?\d)", DASH, word) for word in argv])
+def parse_argv_with_words(parser: Parser, argv: list[str]) -> Any:
+    end = argv.index("--") if "--" in argv else len(argv)
+    if not COMMANDS.keys() & argv[:end]:
+        return parse_argv(parser, argv)  # `invoke --complete -- ...`, as shells ask
+    words = [re.sub(r"^-(?=\.?\d)", DASH, word) for word in argv[:end]]
+    return parse_argv(parser, words + [PLAIN + word for word in argv[end + 1 :]])
 
 
 def handle_word(machine: ParseMachine, word: str) -> None:
@@ -148,11 +155,33 @@ def handle_word(machine: ParseMachine, word: str) -> None:
         handle(machine, word)
 
 
+class Misuse(ParseError, Exit):
+    """What Invoke can't parse: a line as all errors have it, and our exit code for it (Invoke's own would be 1)."""
+
+    code = ExitCode.USAGE
+
+    def __init__(self, line: str) -> None:
+        super().__init__(line)
+        self.args = (line,)
+        self.message = None  # Invoke prints both
+
+
+def refuse(machine: ParseMachine, message: str) -> None:
+    for mark, text in ((DASH, "-"), (PLAIN, "")):
+        message = message.replace(repr(mark)[1:-1], text)
+    message = re.sub(
+        r"Flag <Argument: ([\w-]+).*?> needed value and was not given one!", r"--\1 needs a value", message
+    )
+    command = machine.context.name if machine.context else None
+    raise Misuse(f"error: {message.rstrip('!')}; see `invoke {f'{command} --help' if command else '--list'}`")
+
+
 def restored(value: Any) -> Any:
     if isinstance(value, list):
         return [restored(one) for one in value]
-    return value.replace(DASH, "-") if isinstance(value, str) else value
+    return value.replace(DASH, "-").removeprefix(PLAIN) if isinstance(value, str) else value
 
 
-Parser.parse_argv = parse_argv_with_numbers  # type: ignore[method-assign, assignment]
+Parser.parse_argv = parse_argv_with_words  # type: ignore[method-assign, assignment]
 ParseMachine.handle = handle_word  # type: ignore[method-assign, assignment]
+ParseMachine.error = refuse  # type: ignore[method-assign, assignment]

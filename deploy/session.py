@@ -26,7 +26,9 @@ class Session:
 
     runner: Runner
     asked: str | None = None
-    """The platform that --platform or invoke.yaml names."""
+    """The platform that --platform names."""
+    default: str | None = None
+    """The platform that invoke.yaml names, for where neither --platform nor WARREN_PLATFORM does."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -44,7 +46,8 @@ class Session:
     def platform(self) -> Platform:
         from deploy.platforms import choose
 
-        return choose(self.asked, self.settings, self.runner)
+        asked = self.asked or (self.default if self.settings.platform == "auto" else None)
+        return choose(asked, self.settings, self.runner)
 
     @cached_property
     def endpoints(self) -> Endpoints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -121,13 +122,15 @@ def menu(home: Path, capsys: pytest.CaptureFixture[str]) -> Menu:
     """Types a command: ``menu("call", "add", "2", "3")``, through Invoke's own program."""
     from invoke import Program
 
-    import tasks
+    from deploy.paths import ROOT
 
     def type_in(*words: str) -> Ended:
         capsys.readouterr()
         code = 0
         try:
-            Program(namespace=tasks.namespace, name="invoke", binary="invoke").run(["invoke", *words])
+            # Invoke takes the help texts off the tasks when it first parses: each run gets tasks of its own.
+            namespace = runpy.run_path(str(ROOT / "tasks.py"))["namespace"]
+            Program(namespace=namespace, name="invoke", binary="invoke").run(["invoke", *words])
         except SystemExit as ended:
             code = int(ended.code or 0)
         printed = capsys.readouterr()
