@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
 
 from deploy.errors import ExitCode, WarrenError
 from deploy.settings import Settings
@@ -31,6 +32,9 @@ def free(host: str, port: int) -> bool:
                 raise WarrenError(
                     f"WARREN_BIND={host} is no address of this host; 127.0.0.1 always is", ExitCode.SETTINGS
                 ) from error
+            if error.errno == errno.EACCES:
+                # A port below 1024, which this user may not listen on, but the engine may.
+                return server.connect_ex((host, port)) != 0
             return False
     return True
 
@@ -45,9 +49,9 @@ def any_free(host: str, taken: set[int]) -> int:
             return port
 
 
-def require_free(settings: Settings) -> None:
-    """Raises WarrenError naming the variable of the first port that something else listens on."""
-    for field in FIELDS:
+def require_free(settings: Settings, fields: Sequence[str] = FIELDS) -> None:
+    """Raises WarrenError naming the variable of the first port of ``fields`` that something else listens on."""
+    for field in fields:
         port = getattr(settings, field)
         if not free(settings.bind, port):
             raise taken(field, port)

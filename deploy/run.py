@@ -64,7 +64,10 @@ class Runner:
         """Runs a command that the terminal belongs to until it ends or Ctrl-C ends it; its exit code."""
         if not self.acts(shlex.join(arguments)):
             return 0
-        process = subprocess.Popen(arguments, cwd=ROOT)
+        try:
+            process = subprocess.Popen(arguments, cwd=ROOT)
+        except FileNotFoundError as error:
+            raise missing(arguments) from error
         while True:
             try:
                 return process.wait()
@@ -92,7 +95,11 @@ class Runner:
                 timeout=timeout,
             )
         except FileNotFoundError as error:
-            raise WarrenError(f"{arguments[0]} is not installed, or not on the PATH", ExitCode.PLATFORM) from error
+            raise missing(arguments) from error
+
+
+def missing(arguments: Sequence[str]) -> WarrenError:
+    return WarrenError(f"{arguments[0]} is not installed, or not on the PATH", ExitCode.PLATFORM)
 
 
 def failed(arguments: Sequence[str], done: subprocess.CompletedProcess[str]) -> WarrenError:

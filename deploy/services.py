@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from deploy.definitions import VHOST
+from deploy.platforms.base import in_url
 from deploy.secrets import Secrets
 from deploy.settings import Settings
 
@@ -15,7 +18,7 @@ FLOWER_LOGIN = "operator"
 
 
 def broker_url(role: str, secrets: Secrets, host: str, port: int) -> str:
-    return f"amqp://{role}:{secrets[role]}@{host}:{port}/{VHOST}"
+    return f"amqp://{role}:{quote(secrets[role], safe='')}@{in_url(host)}:{port}/{VHOST}"
 
 
 def environments(
@@ -48,7 +51,9 @@ def environments(
             "FLOWER_ENABLE_EVENTS": "false",
             "FLOWER_BASIC_AUTH": f"{FLOWER_LOGIN}:{secrets['flower-login']}",
             "FLOWER_COOKIE_SECRET": secrets["flower-cookie"],
-            "FLOWER_BROKER_API": f"http://flower:{secrets['flower']}@{host}:{management_port}/api/",
+            "FLOWER_BROKER_API": (
+                f"http://flower:{quote(secrets['flower'], safe='')}@{in_url(host)}:{management_port}/api/"
+            ),
             "FLOWER_ADDRESS": "0.0.0.0",  # noqa: S104 - inside its container; the published port is bound to WARREN_BIND
             "FLOWER_PORT": "5555",
         },

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Endpoints", "Instance", "Platform"]
+__all__ = ["Endpoints", "Instance", "Platform", "in_url"]
+
+
+def in_url(host: str) -> str:
+    """``host`` as URLs have it: addresses of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,11 @@ class Endpoints:
 
     @property
     def flower_url(self) -> str:
-        return f"http://{self.host}:{self.flower}"
+        return f"http://{in_url(self.host)}:{self.flower}"
 
     @property
     def management_url(self) -> str:
-        return f"http://{self.host}:{self.management}"
+        return f"http://{in_url(self.host)}:{self.management}"
 
 
 class Platform(Protocol):

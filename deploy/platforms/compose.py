@@ -110,6 +110,8 @@ class Compose:
 
     def write(self) -> None:
         """Writes what compose.yaml refers to: the definitions, each service's environment, the variables."""
+        if self.runner.dry:
+            return
         content = json.dumps(definitions(self.settings, self.secrets), indent=1)
         conf = broker_settings(self.settings)
         write_private(STATE / "rabbitmq" / "definitions.json", content)
@@ -158,11 +160,14 @@ class Compose:
     def up(self, workers: int | None) -> None:
         self.check()
         before = self.status()
-        if not any(instance.service == "rabbitmq" and instance.state == "running" for instance in before):
-            ports.require_free(self.settings)
+        there = [instance.service for instance in before if instance.state in {"running", "starting"}]
+        ports.require_free(
+            self.settings,
+            [field for field in ports.FIELDS if ("flower" if field == "flower_port" else "rabbitmq") not in there],
+        )
         self.build()
         self.write()
-        running = sum(instance.service == "worker" and instance.state == "running" for instance in before)
+        running = there.count("worker")
         count = workers if workers is not None else running or self.settings.workers
         try:
             self.runner.run(
@@ -240,7 +245,9 @@ class Compose:
 
     def status(self) -> list[Instance]:
         found = [instance(container) for container in self.containers()]
-        return sorted(found, key=lambda one: (SERVICES.index(one.service), number(one.name)))
+        # Compose takes what is no service any more for an orphan, which the next `up` removes.
+        order = {service: place for place, service in enumerate(SERVICES)}
+        return sorted(found, key=lambda one: (order.get(one.service, len(order)), number(one.name)))
 
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
         return self.runner.attach(

@@ -17,6 +17,7 @@ from deploy.platforms.compose import Compose
 from deploy.secrets import Secrets
 from deploy.services import environments
 from deploy.settings import Settings
+from tests.unit.conftest import FakeRunner
 
 LIMITS = [2, 3, 9, 10, 11, 59, 60, 299, 300, 301, 3600, 604_800]
 
@@ -36,7 +37,7 @@ def test_the_numbers_that_the_manual_tells(limit: int, soft: int, stop: int, con
 
 
 def compose_variables(settings: Settings, secrets: Secrets, home: Any) -> dict[str, str]:
-    Compose(settings, secrets, runner=None).write()  # type: ignore[arg-type]
+    Compose(settings, secrets, FakeRunner()).write()  # type: ignore[arg-type]
     text = (home / ".warren" / "compose.env").read_text()
     return dict(re.findall(r"^(\w+)='(.*)'$", text, re.MULTILINE))
 

@@ -19,6 +19,7 @@ from deploy.paths import ROOT, write_private
 from deploy.platforms.compose import Compose
 from deploy.secrets import NAMES, ROLES, Secrets, load
 from deploy.settings import Settings
+from tests.unit.conftest import FakeRunner
 
 
 def mode(path: Path) -> int:
@@ -146,7 +147,7 @@ def test_every_role_is_a_name() -> None:
 
 def test_compose_variables_hold_no_secret_and_files_that_do_are_private(home: Path, settings: Settings) -> None:
     made = load(home / ".warren" / "secrets")
-    Compose(settings, made, runner=None).write()  # type: ignore[arg-type]
+    Compose(settings, made, FakeRunner()).write()  # type: ignore[arg-type]
     written = [file for file in (home / ".warren").rglob("*") if file.is_file()]
     assert {file.name for file in written} > {"compose.env", "definitions.json", "worker.env", "30-settings.conf"}
     assert not any(value in (home / ".warren" / "compose.env").read_text() for value in made.values())
