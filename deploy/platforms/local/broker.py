@@ -10,7 +10,7 @@ from pathlib import Path
 from deploy.definitions import broker_settings, definitions
 from deploy.paths import ROOT, STATE, private_folder, write_private
 from deploy.platforms.local.addresses import LOOPBACK, Ports
-from deploy.platforms.local.places import LOCAL, LOGS
+from deploy.platforms.local.places import LOCAL, LOGS, relative
 from deploy.secrets import Secrets
 from deploy.settings import Settings
 
@@ -50,7 +50,8 @@ def configuration(settings: Settings, ports: Ports) -> str:
             f"prometheus.tcp.port = {ports.prometheus_port}",
             # The log is a file.
             "log.console.use_colors = off",
-            f"load_definitions = {DEFINITIONS}",
+            # Relative to the project's folder, where it runs: in this file a # begins a comment anywhere.
+            f"load_definitions = {relative(DEFINITIONS)}",
             "",
         ]
     )

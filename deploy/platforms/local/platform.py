@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,11 +137,9 @@ class Local:
     def status(self) -> list[Instance]:
         processes = self.supervisor.processes()
         if not processes:
-            return [
-                Instance(service_of(name), name, "failed", False, "runs without its process manager: `invoke up` starts anew")
-                for name in leftovers.running()
-                if service_of(name) in SERVICES
-            ]
+            lost = "runs without its process manager: `invoke up` starts anew"
+            names = [name for name in leftovers.running() if service_of(name) in SERVICES]
+            return in_order(Instance(service_of(name), name, "failed", False, lost) for name in names)
         ports = addresses.known()
         found = []
         for process in processes.values():
@@ -150,7 +148,7 @@ class Local:
                 serves = ports is not None and ready(process, self.settings.bind, ports)
                 state = "running" if serves else STATES.get(process.state, "failed")
                 found.append(Instance(service, process.name, state, serves, since(process), node_of(process.name)))
-        return sorted(found, key=lambda one: (SERVICES.index(one.service), number(one.name)))
+        return in_order(found)
 
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
         names = [one.name for one in self.status()] or sorted(file.stem for file in LOGS.glob("*.log"))
@@ -188,6 +186,7 @@ class Local:
             if self.runner.dry:
                 yield progress
                 return
+            private_folder(LOCAL)
             with locked(progress):
                 yield progress
 
@@ -370,6 +369,10 @@ class Local:
         for name in new:
             if name in again or name not in old:
                 self.runner.show(ctl("start", name))
+
+
+def in_order(instances: Iterable[Instance]) -> list[Instance]:
+    return sorted(instances, key=lambda one: (SERVICES.index(one.service), number(one.name)))
 
 
 def ctl(verb: str, name: str) -> str:

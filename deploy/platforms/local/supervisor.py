@@ -104,23 +104,22 @@ class Process:
 
 
 class SocketConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=PATIENCE)
-        self.path = path
-
     def connect(self) -> None:
+        link = LOCAL / "socket"
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
+        self.sock.connect(str((link.resolve() if link.is_symlink() else LOCAL) / "supervisor.sock"))
 
 
 class SocketTransport(xmlrpc.client.Transport):
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = path
+    """XML-RPC over supervisor's socket; one connection for all calls of a command."""
+
+    _connection: tuple[str, http.client.HTTPConnection] | tuple[None, None]
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return SocketConnection(self.path)
+        if self._connection[1] is None:
+            self._connection = ("localhost", SocketConnection("localhost", timeout=PATIENCE))
+        return self._connection[1]
 
 
 def socket_folder() -> Path:
@@ -193,7 +192,7 @@ class Supervisor:
     """Speaks with supervisord; starts it where it does not run."""
 
     def __init__(self) -> None:
-        self._server: xmlrpc.client.ServerProxy | None = None
+        self.server = xmlrpc.client.ServerProxy("http://localhost", transport=SocketTransport())
 
     def call(self, method: str, *arguments: Any) -> Any:
         """The answer of one of supervisor's methods (supervisord.org/api.html).
@@ -202,12 +201,8 @@ class Supervisor:
             OSError: it does not run.
             xmlrpc.client.Fault: it refuses.
         """
-        if self._server is None:
-            folder = LOCAL / "socket"
-            path = (folder.resolve() if folder.is_symlink() else LOCAL) / "supervisor.sock"
-            self._server = xmlrpc.client.ServerProxy("http://localhost", transport=SocketTransport(str(path)))
         try:
-            return getattr(self._server.supervisor, method)(*arguments)
+            return getattr(self.server.supervisor, method)(*arguments)
         except http.client.HTTPException as error:
             raise ConnectionError(str(error)) from error
 
