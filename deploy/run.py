@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,9 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 
 __all__ = ["Runner"]
+
+# How a program ends that Ctrl-C ended: by the signal itself, or with a shell's code for it.
+INTERRUPTED = {-signal.SIGINT, 128 + signal.SIGINT}
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Runner:
         if not self.acts(shlex.join(arguments)):
             return
         done = self._run(arguments, environment, subprocess.PIPE if quiet else None)
+        if done.returncode in INTERRUPTED:
+            raise KeyboardInterrupt
         if done.returncode:
             raise failed(arguments, done)
 

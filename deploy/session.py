@@ -64,4 +64,7 @@ class Session:
 
         from app.factory import client
 
+        if role == "ops":
+            # Remote control is asked and answered; a confirm would be waited for without end where an alarm is on.
+            overrides = {"broker_transport_options": {}, **overrides}
         return client(replace(self.settings, broker_url=self.broker_url(role)), **overrides)

@@ -83,6 +83,7 @@ def busy_nodes(s: Session, workers: int) -> set[str]:
 
 
 def ping(s: Session, as_json: bool) -> None:
+    refuse_under_alarm(s)
     with broker(s, "ops"):
         known = nodes(s)
         app = s.client("ops")
@@ -207,9 +208,9 @@ def call(
             f"there is no queue {queue!r}; the queues are {', '.join(s.settings.queues)} (WARREN_QUEUES)",
             ExitCode.UNKNOWN,
         )
+    refuse_under_alarm(s)
     with broker(s, "ops"):
         name = full_name(s, name)
-    refuse_under_alarm(s)
     options: dict[str, Any] = {"queue": queue} if queue else {}
     if delay:
         # Celery's delayed delivery counts whole seconds; never earlier than asked.
@@ -256,7 +257,7 @@ def value_of(s: Session, name: str, args: list[Any]) -> Any:
 
 
 def refuse_under_alarm(s: Session) -> None:
-    """An alarm makes the broker read no more from producers: what is sent now would wait unseen, and may run later."""
+    """An alarm makes the broker read no more from who publishes: what is sent now would wait unseen, and may run later."""
     found = management.alarms(s.endpoints, s.secrets)
     if found:
         what = " and ".join(found)
@@ -336,6 +337,7 @@ def revoke(s: Session, ids: list[str], terminate: bool, signal: str, as_json: bo
     ending = f"terminate {signal}" if terminate else "revoke"
     if not s.runner.acts(f"celery -A app control {ending} {' '.join(ids)}  # as user ops"):
         return
+    refuse_under_alarm(s)
     with broker(s, "ops"):
         known = nodes(s)
         app = s.client("ops")
@@ -365,12 +367,15 @@ def revoke(s: Session, ids: list[str], terminate: bool, signal: str, as_json: bo
 
 def result(s: Session, asked: str, as_json: bool) -> None:
     """The state of a task as the event log tells it: rpc:// results reach only the process that sent the task."""
-    from app import eventlog
+    from app.eventlog import Unavailable, find
 
     one = task_id(asked)
     s.runner.show(f"read the stream celery.events for {one}  # as user ops")
     with broker(s, "ops"):
-        events = eventlog.find(s.broker_url("ops"), one)
+        try:
+            events = find(s.broker_url("ops"), one)
+        except Unavailable as error:
+            raise WarrenError(str(error), ExitCode.BROKER) from error
     if not events:
         raise WarrenError(
             f"no event of the last {s.settings.events_max_age} mentions {one}; was it sent through this broker?",
@@ -402,7 +407,8 @@ def outcome(one: str, events: list[dict[str, Any]]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     state = "PENDING"
     ended = {"SUCCESS", "FAILURE", "REVOKED"}
-    for event in events:
+    # Its sender tells of a task after the broker has it: by then a worker may have told more.
+    for event in sorted(events, key=lambda one: one.get("type") != "task-sent"):
         new = STATES.get(event.get("type", ""), state)
         # A task that a worker lost runs again: its later events come after an end only if it really ended twice.
         if state not in ended or new in ended:
@@ -415,8 +421,9 @@ def outcome(one: str, events: list[dict[str, Any]]) -> dict[str, Any]:
         "args": merged.get("args"),
         "kwargs": merged.get("kwargs"),
         "result": merged.get("result"),
-        "exception": merged.get("exception"),
-        "traceback": merged.get("traceback"),
+        # What an earlier attempt ended with is not how this one ended.
+        "exception": merged.get("exception") if state != "SUCCESS" else None,
+        "traceback": merged.get("traceback") if state != "SUCCESS" else None,
         "worker": merged.get("hostname") if state != "PENDING" else None,
         "runtime": merged.get("runtime"),
         "timestamp": merged.get("timestamp"),
