@@ -66,6 +66,21 @@ class Plan:
     ports: Ports
 
 
+@dataclass(frozen=True)
+class Before:
+    """What was there when a change began."""
+
+    up: bool
+    configuration: str
+    running: frozenset[str]
+
+    @classmethod
+    def now(cls, supervisor: Supervisor) -> Before:
+        up = supervisor.runs()
+        running = frozenset(name for name, process in supervisor.processes().items() if process.up)
+        return cls(up, CONF.read_text() if up and CONF.exists() else "", running)
+
+
 class Local:
     """Drives supervisor; what runs is in `.warren/local`, what it writes in `.warren/logs`."""
 
@@ -222,24 +237,22 @@ class Local:
             self.foretell(plan, services, force)
             return
         limit = time.monotonic() + self.settings.up_timeout
-        was_up = self.supervisor.runs()
-        before = CONF.read_text() if was_up and CONF.exists() else ""
+        before = Before.now(self.supervisor)
         started: dict[str, int] = {}
-        added: list[str] = []
         try:
             self.write(plan, services)
-            if not was_up:
+            if not before.up:
                 if leftovers.running():
                     leftovers.end(self.settings.stop_grace, progress)
                 self.runner.show(f"{NAME} --configuration {relative(CONF)}")
                 self.supervisor.start()
-            added = self.adopt(plan, services, force, progress)
+            self.adopt(services, force, progress)
             for tier in TIERS:
                 names = [one.name for one in plan.programs if one.service in tier and one.service in services]
                 self.start(names, started, progress)
                 self.await_ready(names, started, plan.ports, limit, progress)
         except BaseException:
-            self.undo(was_up, before, started, added, progress)
+            self.undo(before, started, progress)
             raise
 
     def write(self, plan: Plan, services: Collection[str]) -> None:
@@ -256,8 +269,8 @@ class Local:
             link.symlink_to(ROOT / "app")
         self.supervisor.write(plan.programs, [one for one in plan.programs if one.service in services])
 
-    def adopt(self, plan: Plan, services: Collection[str], force: Collection[str], progress: Progress) -> list[str]:
-        """Makes supervisor know the programs of the configuration; what changed is stopped for it. The new ones."""
+    def adopt(self, services: Collection[str], force: Collection[str], progress: Progress) -> None:
+        """Makes supervisor know the programs of the configuration; what changed is stopped for it."""
         differences = self.supervisor.differences()
         added, changed, removed = ([name for name in names if service_of(name) in services] for names in differences)
         self.stop([*changed, *removed, *force], progress)
@@ -265,7 +278,6 @@ class Local:
             self.supervisor.remove(name)
         for name in (*changed, *added):
             self.supervisor.add(name)
-        return added
 
     def start(self, names: Sequence[str], started: dict[str, int], progress: Progress) -> None:
         """Starts those of ``names`` that do not run; ``started`` gets each with the size of its log."""
@@ -341,20 +353,25 @@ class Local:
             time.sleep(INTERVAL)
         leftovers.end(ORPHAN_SECONDS, progress)
 
-    def undo(self, was_up: bool, before: str, started: Collection[str], added: Collection[str], progress: Progress) -> None:
-        """Stops what a call that failed has started."""
+    def undo(self, before: Before, started: Collection[str], progress: Progress) -> None:
+        """Stops what a call that failed has started; what ran before it is left to supervisor, which tries it again."""
         if not self.supervisor.runs():
             leftovers.end(ORPHAN_SECONDS, progress)
-        elif not was_up:
+        elif not before.up:
             progress.line("stopping what was started")
             self.stop_all(progress)
         else:
-            self.stop(started, progress)
-            if before:
-                write_private(CONF, before)
+            self.stop([name for name in started if name not in before.running], progress)
+            write_private(CONF, before.configuration)
+            # Those that the call had taken away when it failed are new now, and those that it brought are no more in it.
+            added, _, removed = self.supervisor.differences()
             for name in added:
+                self.supervisor.add(name)
+            for name in removed:
                 with suppress(xmlrpc.client.Fault):
                     self.supervisor.remove(name)
+            for name in before.running:
+                self.supervisor.start_program(name)
 
     def foretell(self, plan: Plan, services: Collection[str], force: Collection[str]) -> None:
         """Shows what `reach` would do."""
