@@ -46,9 +46,14 @@ def get(endpoints: Endpoints, secrets: Secrets, path: str, role: str = "ops") ->
             ExitCode.BROKER,
         )
     # A health check that fails answers 503 and says why in the same form.
-    if response.status not in {200, 503}:
+    if response.status != 200 and not (response.status == 503 and path.startswith("health/")):
         raise WarrenError(f"{where} answers {response.status} to /api/{path}", ExitCode.BROKER)
-    return json.loads(body)
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise WarrenError(
+            f"{where} does not answer as RabbitMQ does; is another program on WARREN_MANAGEMENT_PORT?", ExitCode.BROKER
+        ) from error
 
 
 def queues(endpoints: Endpoints, secrets: Secrets) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -177,7 +178,11 @@ def scale_workers(s: Session, workers: int) -> None:
 def config(s: Session, as_json: bool) -> None:
     from deploy.settings import known
 
-    values = {variable.name: as_text(getattr(s.settings, variable.field)) for variable in known().values()}
+    # A result backend's URL may hold a password.
+    values = {
+        variable.name: re.sub(r"(://[^/@]*:)[^@]*@", r"\1***@", as_text(getattr(s.settings, variable.field)))
+        for variable in known().values()
+    }
     defaults = {variable.name: as_text(variable.default) for variable in known().values()}
     if as_json:
         print_json({"platform": s.platform.name, "settings": values})

@@ -1,0 +1,402 @@
+"""deploy/commands/stack.py: the commands about the stack as a whole, on a platform that only remembers."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import management
+from deploy.commands import remote, stack
+from deploy.errors import ExitCode, WarrenError
+from deploy.platforms.base import Endpoints, Instance
+from deploy.secrets import Secrets, load
+from deploy.session import Session
+from deploy.settings import Settings
+from tests.unit.conftest import FakeRunner, Menu
+
+
+def one(service: str, number: int = 1, state: str = "running", *, ready: bool = True) -> Instance:
+    node = f"celery@{number}" if service == "worker" else ""
+    return Instance(service, f"warren-{service}-{number}", state, ready, "5 minutes", node)
+
+
+STACK = [one("rabbitmq"), one("worker"), one("monitor"), one("flower")]
+
+
+class Platform:
+    """Remembers what it was told."""
+
+    name = "compose"
+
+    def __init__(self, instances: Sequence[Instance] = ()) -> None:
+        self.instances = list(instances)
+        self.calls: list[tuple[Any, ...]] = []
+        self.code = 0
+
+    def status(self) -> list[Instance]:
+        return self.instances
+
+    def endpoints(self) -> Endpoints:
+        return Endpoints(host="127.0.0.1", amqp=1, management=2, prometheus=3, flower=4)
+
+    def logs(self, *values: Any) -> int:
+        self.calls.append(("logs", *values))
+        return self.code
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *values: self.calls.append((name, *values))
+
+
+def session_on(platform: Platform, secrets: Secrets, *, dry: bool = False, **settings: Any) -> Session:
+    session = Session(FakeRunner(dry=dry))  # type: ignore[arg-type]
+    session.__dict__.update(platform=platform, secrets=secrets, settings=Settings(**settings))
+    return session
+
+
+# --- up
+
+
+def test_up_says_where_everything_is_and_shows_no_secret(
+    home: Path, secrets: Secrets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    platform = Platform()
+    stack.up(session_on(platform, secrets), 3)
+    said = capsys.readouterr().out
+    assert platform.calls == [("up", 3)]
+    assert "http://127.0.0.1:4  (user operator, password in .warren/secrets/flower-login)" in said
+    assert "http://127.0.0.1:2  (user admin, password in .warren/secrets/admin)" in said
+    assert not any(secret in said for secret in secrets.values())
+    assert (home / ".warren" / "platform").read_text() == "compose\n"
+
+
+def test_a_dry_up_remembers_and_says_nothing(home: Path, secrets: Secrets, capsys: pytest.CaptureFixture[str]) -> None:
+    stack.up(session_on(Platform(), secrets, dry=True), None, try_it=True)
+    assert capsys.readouterr().out == ""
+    assert not (home / ".warren").exists()
+
+
+def test_trying_it_runs_a_task(
+    home: Path, secrets: Secrets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(remote, "value_of", lambda _, name, args: f"{name}{args}")
+    stack.up(session_on(Platform(), secrets), None, try_it=True)
+    assert capsys.readouterr().out.startswith("add 2 3 = app.tasks.add[2, 3]\n")
+
+
+def test_trying_it_with_a_project_of_the_users_own_asks_its_workers(
+    home: Path, secrets: Secrets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(remote, "ping", lambda _, as_json: asked.append(as_json))
+    stack.up(session_on(Platform(), secrets, celery_app="shop.celery:app"), None, try_it=True)
+    assert asked == [False]
+
+
+# --- down
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def type_in(text: str | None) -> None:
+        keyboard = io.StringIO(text or "")
+        monkeypatch.setattr(keyboard, "isatty", lambda: text is not None)
+        monkeypatch.setattr(sys, "stdin", keyboard)
+
+    return type_in
+
+
+def test_data_is_not_deleted_where_nobody_can_be_asked(home: Path, secrets: Secrets, terminal: Any) -> None:
+    terminal(None)
+    platform = Platform(STACK)
+    with pytest.raises(WarrenError) as caught:
+        stack.down(session_on(platform, secrets), volumes=True, yes=False)
+    assert caught.value.code is ExitCode.REFUSED == 9
+    assert str(caught.value) == (
+        "`down --volumes` deletes the broker's data (waiting tasks, the event log) and Flower's history; say --yes to do it"
+    )
+    assert platform.calls == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "done"), [("y\n", True), ("YES\n", True), ("n\n", False), ("\n", False), ("yep\n", False)]
+)
+def test_a_person_is_asked(home: Path, secrets: Secrets, terminal: Any, answer: str, done: bool) -> None:
+    terminal(answer)
+    platform = Platform(STACK)
+    if done:
+        stack.down(session_on(platform, secrets), volumes=True, yes=False)
+        assert platform.calls == [("down", True)]
+    else:
+        with pytest.raises(WarrenError, match=r"^nothing was changed$") as caught:
+            stack.down(session_on(platform, secrets), volumes=True, yes=False)
+        assert caught.value.code is ExitCode.REFUSED
+        assert platform.calls == []
+
+
+def test_through_the_menu_it_is_exit_code_9(menu: Menu, terminal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal(None)
+    monkeypatch.setattr("deploy.platforms.choose", lambda *_: Platform(STACK))
+    ended = menu("down", "--volumes")
+    assert (ended.code, ended.out) == (9, "")
+    assert ended.err.startswith("error: `down --volumes` deletes ")
+
+
+@pytest.mark.parametrize(
+    ("volumes", "yes", "dry", "said"),
+    [
+        (False, False, False, "The stack is down. Its data is kept.\n"),
+        (True, True, False, "The stack is down. Its data is deleted; the secrets are kept.\n"),
+        (True, False, True, ""),
+    ],
+)
+def test_down(
+    home: Path,
+    secrets: Secrets,
+    terminal: Any,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    volumes: bool,
+    yes: bool,
+    dry: bool,
+    said: str,
+) -> None:
+    terminal(None)
+    chosen = home / ".warren" / "platform"
+    chosen.parent.mkdir()
+    chosen.write_text("compose\n")
+    platform = Platform(STACK)
+    stack.down(session_on(platform, secrets, dry=dry), volumes=volumes, yes=yes)
+    assert platform.calls == [("down", volumes)]
+    assert capsys.readouterr().out == said
+    assert chosen.exists() is dry
+
+
+# --- services
+
+
+@pytest.mark.parametrize("call", [stack.restart, lambda s, services: stack.logs(s, services, False, 1)])
+def test_a_service_that_there_is_not(secrets: Secrets, call: Any) -> None:
+    platform = Platform(STACK)
+    with pytest.raises(WarrenError) as caught:
+        call(session_on(platform, secrets), ["worker", "redis"])
+    assert caught.value.code is ExitCode.UNKNOWN
+    assert str(caught.value) == "there is no service 'redis'; choose from rabbitmq, worker, monitor, flower"
+    assert platform.calls == []
+
+
+def test_without_a_name_all_services_are_meant(secrets: Secrets) -> None:
+    platform = Platform(STACK)
+    everything = ["rabbitmq", "worker", "monitor", "flower"]
+    stack.restart(session_on(platform, secrets), [])
+    stack.logs(session_on(platform, secrets), [], False, 5)
+    stack.logs(session_on(platform, secrets), ["worker"], True, 0)
+    assert platform.calls == [("restart", everything), ("logs", everything, False, 5), ("logs", ["worker"], True, 0)]
+
+
+def test_the_exit_code_of_logs_is_ours(secrets: Secrets) -> None:
+    platform = Platform(STACK)
+    platform.code = 3
+    with pytest.raises(SystemExit) as caught:
+        stack.logs(session_on(platform, secrets), [], False, 5)
+    assert caught.value.code == 3
+
+
+# --- status and queues
+
+QUEUES = [
+    {
+        "name": "default",
+        "arguments": {"x-queue-type": "quorum"},
+        "messages_ready": 3,
+        "messages_unacknowledged": 1,
+        "consumers": 2,
+        "message_stats": {"publish_details": {"rate": 1.5}, "ack_details": {"rate": 0.5}},
+    },
+    {"name": "celery.events", "arguments": {"x-queue-type": "stream"}},
+    {"name": "celery_delayed_3", "arguments": {"x-queue-type": "quorum"}},
+    {"name": "celery@1.celery.pidbox", "arguments": {"x-expires": 10000}},
+    {"name": "unknown"},
+]
+
+
+@pytest.fixture
+def queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(management, "queues", lambda *_: QUEUES)
+
+
+def test_status_as_json(queues: None, secrets: Secrets, capsys: pytest.CaptureFixture[str]) -> None:
+    stack.status(session_on(Platform(STACK), secrets), as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["platform"], answer["up"], answer["error"]) == ("compose", True, None)
+    assert [instance["service"] for instance in answer["instances"]] == ["rabbitmq", "worker", "monitor", "flower"]
+    assert [queue["queue"] for queue in answer["queues"]] == ["default", "celery.events"]
+    assert answer["queues"][0] == {
+        "queue": "default",
+        "ready": 3,
+        "unacked": 1,
+        "consumers": 2,
+        "in_per_second": 1.5,
+        "out_per_second": 0.5,
+        "type": "quorum",
+        "state": "running",
+    }
+
+
+def test_status_for_people(queues: None, secrets: Secrets, capsys: pytest.CaptureFixture[str]) -> None:
+    stack.status(
+        session_on(Platform([one("rabbitmq"), one("worker", state="failed", ready=False)]), secrets), as_json=False
+    )
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["rabbitmq", "warren-rabbitmq-1", "running", "yes", "5", "minutes"] in said
+    assert ["worker", "warren-worker-1", "failed", "no", "5", "minutes"] in said
+    assert ["default", "3", "1", "2"] in said
+    assert not any("celery_delayed_3" in line for line in said)
+
+
+def test_status_of_nothing_does_not_ask_the_broker(
+    secrets: Secrets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(management, "queues", lambda *_: pytest.fail("asked"))
+    stack.status(session_on(Platform(), secrets), as_json=False)
+    assert capsys.readouterr().out == "Nothing runs. `invoke up` starts the stack.\n"
+    stack.status(session_on(Platform([one("rabbitmq", state="starting", ready=False)]), secrets), as_json=True)
+    assert json.loads(capsys.readouterr().out)["queues"] == []
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_status_where_the_broker_does_not_answer_still_shows_what_runs(
+    secrets: Secrets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    def fail(*_: Any) -> None:
+        raise WarrenError("it does not answer", ExitCode.BROKER)
+
+    monkeypatch.setattr(management, "queues", fail)
+    stack.status(session_on(Platform(STACK), secrets), as_json)
+    said = capsys.readouterr()
+    assert "warren-rabbitmq-1" in said.out
+    if as_json:
+        assert json.loads(said.out)["error"] == "it does not answer"
+    else:
+        assert said.err == "error: it does not answer\n"
+
+
+@pytest.mark.parametrize(
+    ("every", "names"), [(False, ["default", "celery.events"]), (True, [q["name"] for q in QUEUES])]
+)
+def test_queues(
+    queues: None, secrets: Secrets, capsys: pytest.CaptureFixture[str], every: bool, names: list[str]
+) -> None:
+    stack.queues(session_on(Platform(STACK), secrets), every, as_json=True)
+    assert [row["queue"] for row in json.loads(capsys.readouterr().out)] == names
+    stack.queues(session_on(Platform(STACK), secrets), every, as_json=False)
+    assert all(name in capsys.readouterr().out for name in names[:1])
+
+
+# --- scaling
+
+
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    asked: list[int] = []
+
+    def nodes(_: Session, workers: int) -> set[str]:
+        asked.append(workers)
+        return {"celery@2"}
+
+    monkeypatch.setattr(remote, "busy_nodes", nodes)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("workers", "asked", "busy_ones"), [(5, [], set()), (3, [], set()), (0, [], set()), (2, [3], {"celery@2"})]
+)
+def test_workers_are_asked_who_is_busy_only_when_some_of_them_stop(
+    busy: list[int], secrets: Secrets, workers: int, asked: list[int], busy_ones: set[str]
+) -> None:
+    platform = Platform(
+        [one("rabbitmq"), *(one("worker", number) for number in (1, 2, 3)), one("worker", 4, "stopped")]
+    )
+    stack.scale_workers(session_on(platform, secrets), workers)
+    assert (busy, platform.calls) == (asked, [("scale", workers, busy_ones)])
+
+
+@pytest.mark.parametrize(("workers", "said"), [(0, "0 workers.\n"), (1, "1 worker.\n"), (2, "2 workers.\n")])
+def test_what_scaling_says(secrets: Secrets, capsys: pytest.CaptureFixture[str], workers: int, said: str) -> None:
+    stack.scale_workers(session_on(Platform(STACK[:1]), secrets), workers)
+    printed = capsys.readouterr()
+    assert printed.out == said
+    assert ("tasks wait in their queues" in printed.err) is (workers == 0)
+
+
+# --- settings and pages
+
+
+def test_config_shows_what_differs_from_its_default(menu: Menu, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / ".env").write_text("WARREN_WORKERS=4\n")
+    monkeypatch.setenv("WARREN_PLATFORM", "compose")
+    lines = {line.split()[0]: line.split()[1:] for line in menu("config").out.splitlines() if line.strip()}
+    assert lines["WARREN_WORKERS"] == ["4", "1"]
+    assert lines["WARREN_AMQP_PORT"] == ["5672"]
+    answer = json.loads(menu("config", "--json").out)
+    assert answer["platform"] == "compose"
+    assert answer["settings"]["WARREN_WORKERS"] == "4"
+    assert "CELERY_BROKER_URL" not in answer["settings"]
+
+
+@pytest.mark.parametrize("words", [["config"], ["config", "--json"]])
+def test_config_shows_no_secret(menu: Menu, home: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.setenv("WARREN_PLATFORM", "compose")
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "db+postgresql://shop:s3cret/x@db/shop")
+    ended = menu(*words)
+    assert ended.code == 0
+    assert "s3cret" not in ended.out
+    assert "db+postgresql://shop:***@db/shop" in ended.out
+    assert not any(secret in ended.out for secret in load().values())
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["status", "--echo"]])
+def test_status_shows_no_secret(queues: None, menu: Menu, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.setattr("deploy.platforms.choose", lambda *_: Platform(STACK))
+    ended = menu(*words)
+    assert ended.code == 0
+    assert not any(secret in ended.out + ended.err for secret in load().values())
+
+
+@pytest.mark.parametrize(
+    ("page", "url", "login"),
+    [
+        ("flower", "http://127.0.0.1:4", "user operator, password in .warren/secrets/flower-login"),
+        ("rabbitmq", "http://127.0.0.1:2", "user admin, password in .warren/secrets/admin"),
+    ],
+)
+def test_pages(
+    secrets: Secrets,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    page: str,
+    url: str,
+    login: str,
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or False)
+    stack.open_page(session_on(Platform(STACK), secrets), page)
+    said = capsys.readouterr()
+    assert opened == [url]
+    assert said.out == f"{url}  ({login})\n"
+    assert "no browser could be opened" in said.err
+
+
+def test_a_page_that_there_is_not(secrets: Secrets) -> None:
+    with pytest.raises(WarrenError) as caught:
+        stack.open_page(session_on(Platform(STACK), secrets), "grafana")
+    assert (caught.value.code, str(caught.value)) == (
+        ExitCode.UNKNOWN,
+        "there is no page 'grafana'; choose from flower, rabbitmq",
+    )
