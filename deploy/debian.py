@@ -47,14 +47,9 @@ def ensure(package: str, program: str, runner: Runner) -> None:
     if not installable():
         raise missing(package)
     print(f"{package} is not installed: installing it with apt-get", file=sys.stderr)  # noqa: T201
-    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    runner.run(["apt-get", "update", "--quiet=2"], environment=quiet)
-    runner.run(
-        ["apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends", package],
-        # Debian's invoke-rc.d starts no service in runlevel 1. It asks systemd itself where that runs.
-        environment={**quiet, "RUNLEVEL": "1"},
-    )
+    # Without systemd, Debian's invoke-rc.d starts no service in runlevel 1.
+    environment = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    runner.run(["apt-get", "update"], environment=environment, quiet=True)
+    runner.run(["apt-get", "install", "--yes", "--no-install-recommends", package], environment=environment, quiet=True)
     if Path("/run/systemd/system").exists():
-        runner.run(["systemctl", "disable", "--now", package])
-    elif Path(f"/etc/init.d/{package}").exists():
-        runner.run([f"/etc/init.d/{package}", "stop"], quiet=True)
+        runner.run(["systemctl", "disable", "--now", package], quiet=True)
