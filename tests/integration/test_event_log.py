@@ -1,0 +1,72 @@
+"""The event log keeps what happens, whether or not anybody reads it."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from celery import Celery
+from celery.exceptions import TaskRevokedError
+import pytest
+
+from app import eventlog
+from app.tasks import add, sleep
+from tests.support.brokers import Broker
+from tests.support.eventually import eventually
+from tests.support.services import Monitor, Worker
+
+LIFE = ["task-sent", "task-received", "task-started", "task-succeeded"]
+
+
+def types(broker: Broker, task_id: str) -> list[str]:
+    return [event["type"] for event in eventlog.find(broker.url("monitor"), task_id)]
+
+
+def test_events_that_nobody_reads_are_kept(broker: Broker, worker: Worker, producer: Celery) -> None:
+    one = add.delay(2, 3)
+    assert one.get(timeout=20) == 5
+    # The sender writes the first of them itself, on a connection of its own.
+    eventually(lambda: sorted(types(broker, one.id)) == sorted(LIFE), 10, lambda: str(types(broker, one.id)))
+    broker.kill()
+    broker.start()
+    assert sorted(types(broker, one.id)) == sorted(LIFE)
+    events = {event["type"]: event for event in eventlog.find(broker.url("ops"), one.id)}
+    assert events["task-sent"]["name"] == "app.tasks.add"
+    assert events["task-succeeded"]["result"] == "5"
+    # And it goes on.
+    eventually(lambda: worker.ready, 60, worker.tail)
+    two = add.delay(3, 4)
+    eventually(lambda: "task-succeeded" in types(broker, two.id), 30, worker.tail)
+
+
+def test_a_restarted_monitor_neither_loses_nor_repeats_a_line(
+    worker: Worker, monitor: Monitor, producer: Celery
+) -> None:
+    before = add.delay(1, 1)
+    monitor.says(f"Status: SUCCESS[app.tasks.add] ID {before.id}")
+    assert monitor.end() == 0
+    meanwhile = add.delay(2, 2)
+    assert meanwhile.get(timeout=20) == 4
+    monitor.start()
+    monitor.says(f"Status: SUCCESS[app.tasks.add] ID {meanwhile.id}")
+    after = add.delay(3, 3)
+    monitor.says(f"Status: SUCCESS[app.tasks.add] ID {after.id}")
+    for one in (before, meanwhile, after):
+        said = [line.split("[")[0] for line in monitor.lines if one.id in line]
+        assert sorted(said) == ["Status: PENDING", "Status: RECEIVED", "Status: STARTED", "Status: SUCCESS"]
+
+
+def test_a_revoke_leaves_nothing_behind(broker: Broker, worker: Worker, producer: Celery, ops: Celery) -> None:
+    running = sleep.delay(100)
+    eventually(lambda: running.state == "STARTED", 20, "it runs")
+    queues = broker.queues()
+    ids = [str(uuid.uuid4()) for _ in range(3)]
+    ops.control.revoke(ids)
+    ops.control.revoke(running.id, terminate=True)
+    with pytest.raises(TaskRevokedError):
+        running.get(timeout=20)
+    known = eventually(lambda: ops.control.inspect([worker.node]).revoked()[worker.node], 20, "the worker answers")
+    assert {*ids, running.id} <= set(known)
+    ops.close()
+    eventually(lambda: broker.queues() == queues, 10, lambda: f"only {queues}, not {broker.queues() - queues}")
+    assert [line for line in worker.lines if re.search(r"WARNING|ERROR|CRITICAL|Traceback", line)] == []

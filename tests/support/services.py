@@ -1,0 +1,130 @@
+"""The services as the local platform runs them: the commands of `deploy/compose.yaml` as plain processes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app import health
+from deploy.paths import ROOT
+from deploy.ports import any_free
+from deploy.services import FLOWER_LOGIN
+from tests.support.brokers import HOST, Broker
+from tests.support.eventually import eventually
+from tests.support.processes import Process
+
+__all__ = ["Flower", "Monitor", "Worker"]
+
+# Seconds. A worker is ready after two or three; a busy machine takes its time.
+PATIENCE = 60
+
+
+class Worker(Process):
+    """``celery -A app worker`` with a health folder of its own."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        folder: Path,
+        *,
+        concurrency: int = 1,
+        options: tuple[str, ...] = (),
+        values: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
+    ) -> None:
+        self.node = f"{uuid.uuid4().hex[:8]}@test"
+        self.health = folder / self.node
+        super().__init__(
+            ["-m", "celery", "-A", "app", "worker", "--loglevel", "info", "--hostname", self.node, *options],
+            {
+                **broker.environment("worker"),
+                "WARREN_WORKER_CONCURRENCY": str(concurrency),
+                "WARREN_HEALTH_DIR": str(self.health),
+                **(values or {}),
+            },
+            folder / f"{self.node}.log",
+            cwd,
+        )
+
+    @property
+    def ready(self) -> bool:
+        if self.popen.poll() is not None:
+            raise AssertionError(self.tail())
+        return health.ready(str(self.health))
+
+    def wait(self) -> None:
+        eventually(lambda: self.ready, PATIENCE, lambda: f"the worker is ready; {self.tail()}")
+
+
+class Monitor(Process):
+    """``python -m app.monitor``; its lines are those of its standard output and error."""
+
+    def __init__(self, broker: Broker, folder: Path, values: Mapping[str, str] | None = None) -> None:
+        super().__init__(
+            ["-m", "app.monitor"],
+            {**broker.environment("monitor"), "MONITOR_DIR": str(folder / "monitor"), **(values or {})},
+            folder / "monitor.log",
+        )
+
+    def says(self, *words: str, timeout: float = 30) -> str:
+        """The first line that has all of ``words``."""
+        return eventually(
+            lambda: next((line for line in self.lines if all(word in line for word in words)), None) or "",
+            timeout,
+            lambda: f"a line with {words}; {self.tail()}",
+        )
+
+
+class Flower(Process):
+    """``celery -A app flower`` on a free port, its state in ``folder``."""
+
+    def __init__(self, broker: Broker, folder: Path) -> None:
+        self.port = any_free(HOST, {broker.amqp, broker.management})
+        values = broker.environment("flower")
+        self.login = (FLOWER_LOGIN, broker.secrets["flower-login"])
+        super().__init__(
+            ["-m", "celery", "-A", "app", "flower"],
+            {
+                **values,
+                "FLOWER_ADDRESS": HOST,
+                "FLOWER_PORT": str(self.port),
+                "FLOWER_DB": str(folder / "flower"),
+            },
+            folder / "flower.log",
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def get(self, path: str, login: bool = True) -> Any:
+        """What Flower's API answers, decoded."""
+        request = urllib.request.Request(f"{self.url}{path}")
+        if login:
+            request.add_header("Authorization", "Basic " + base64.b64encode(":".join(self.login).encode()).decode())
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            text = answer.read()
+        return json.loads(text) if text.startswith((b"{", b"[")) else text.decode()
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        return dict(self.get(f"/api/task/info/{urllib.parse.quote(task_id)}"))
+
+    def wait(self) -> None:
+        eventually(
+            lambda: self.get("/healthcheck", login=False) == "OK", PATIENCE, lambda: f"Flower answers; {self.tail()}"
+        )
+
+    def restart(self, number: int = signal.SIGTERM) -> None:
+        if number == signal.SIGKILL:
+            self.kill()
+        else:
+            self.end()
+        self.start()
+        self.wait()
