@@ -40,7 +40,7 @@ app.conf.task_default_queue = "shop"
 app.conf.timezone = "Europe/Berlin"
 
 
-@app.task
+@app.task(shared=False)
 def send(): ...
 
 

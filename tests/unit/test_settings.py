@@ -231,7 +231,7 @@ def test_many_mistakes_are_many_lines(env: Path) -> None:
             {"CELERY_APP": "shop.celery:app", "WARREN_APP_CONTEXT": "no/such/folder"},
             ["WARREN_APP_CONTEXT=no/such/folder is no folder; name the folder of your Celery project"],
         ),
-        ({"CELERY_APP": "shop.celery:app", "WARREN_APP_CONTEXT": "docs"}, []),
+        ({"CELERY_APP": "shop.celery:app", "WARREN_APP_CONTEXT": "deploy"}, []),
         ({"WARREN_QUEUES": "default,dead_letters"}, ["dead_letters"]),
         ({"WARREN_QUEUES": "default,celery_delayed_3"}, ["celery_delayed_3"]),
         ({"WARREN_QUEUES": "default,mail,default"}, ["WARREN_QUEUES: default is there twice; name each queue once"]),
