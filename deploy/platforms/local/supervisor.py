@@ -205,6 +205,10 @@ class Supervisor:
             return getattr(self.server.supervisor, method)(*arguments)
         except http.client.HTTPException as error:
             raise ConnectionError(str(error)) from error
+        except KeyboardInterrupt:
+            # The answer is still to come on this connection, and would be taken for that of the next call.
+            self.server("close")()
+            raise
 
     def runs(self) -> bool:
         try:

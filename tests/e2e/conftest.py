@@ -1,0 +1,42 @@
+"""A stack for each platform, brought up once by `make up` in a fresh checkout."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.platforms.local import package
+from tests.support.checkout import Checkout
+
+
+def engine_answers() -> bool:
+    if not shutil.which("docker"):
+        return False
+    return (
+        subprocess.run(["docker", "compose", "ls", "--quiet"], capture_output=True, check=False, timeout=30).returncode
+        == 0
+    )
+
+
+@pytest.fixture(scope="session", params=["compose", "local"])
+def platform(request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
+    if name == "compose" and not engine_answers():
+        pytest.skip("no Docker engine with Compose answers; start one")
+    if name == "local" and not package.find():
+        pytest.skip("RabbitMQ is not installed; sudo apt-get install rabbitmq-server")
+    return name
+
+
+@pytest.fixture(scope="session")
+def stack(platform: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """The stack that `make up` brought up; ``stack.first`` is what it printed."""
+    checkout = Checkout(tmp_path_factory.mktemp(platform), platform)
+    try:
+        checkout.first = checkout.run("make", "up")
+        yield checkout
+    finally:
+        checkout.invoke("down", "--volumes", "--yes", check=False)

@@ -1,0 +1,227 @@
+"""The whole way, as its users go it: `make up` in a fresh checkout, daily operations, accidents, `down`.
+
+The tests of a platform share one stack and run in the order in which they stand here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from celery import Celery
+from msgspec.structs import replace
+
+from app import eventlog
+from app.factory import client
+from deploy import secrets
+from deploy.errors import ExitCode
+from deploy.services import SERVICES, broker_url
+from deploy.settings import Settings
+from tests.support.checkout import Checkout
+from tests.support.eventually import eventually
+
+
+def port(stack: Checkout, name: str) -> int:
+    return int(stack.json("config")["settings"][f"WARREN_{name.upper()}_PORT"])
+
+
+def url(stack: Checkout, role: str) -> str:
+    return broker_url(role, secrets.load(stack.folder / ".warren" / "secrets"), "127.0.0.1", port(stack, "amqp"))
+
+
+@pytest.fixture
+def producer(stack: Checkout) -> Iterator[Celery]:
+    app = client(replace(Settings(), broker_url=url(stack, "producer")))
+    yield app
+    app.close()
+
+
+def succeeded(stack: Checkout) -> set[str]:
+    """Ids of all tasks that ever succeeded, from the event log."""
+    return {
+        event["uuid"]
+        for entry in eventlog.replay(url(stack, "monitor"), "first")
+        for event in entry.events
+        if event["type"] == "task-succeeded"
+    }
+
+
+def identities(stack: Checkout) -> list[object]:
+    return stack.containers() if stack.platform == "compose" else sorted(stack.processes())
+
+
+def test_make_up_shows_a_result_and_where_everything_is(stack: Checkout) -> None:
+    assert stack.first is not None
+    printed = stack.first.stdout
+    assert "add 2 3 = 5" in printed
+    for name in ("flower", "management"):
+        assert f"http://127.0.0.1:{port(stack, name)}" in printed
+    assert "invoke logs monitor" in printed
+    assert "invoke call add 2 3 --wait" in printed
+
+
+def test_nothing_printed_is_a_secret(stack: Checkout) -> None:
+    assert stack.first is not None
+    printed = stack.first.stdout + stack.first.stderr + stack.invoke("config").stdout
+    printed += stack.invoke("status", "--json", "--echo").stderr + stack.invoke("logs", "--tail", "1000").stdout
+    for name, value in secrets.load(stack.folder / ".warren" / "secrets").items():
+        assert value not in printed, name
+
+
+def test_a_second_make_up_changes_nothing(stack: Checkout) -> None:
+    before = identities(stack)
+    assert "add 2 3 = 5" in stack.run("make", "up").stdout
+    assert identities(stack) == before
+
+
+def test_status_shows_every_service_ready(stack: Checkout) -> None:
+    answer = stack.json("status")
+    assert answer["platform"] == stack.platform
+    assert {one["service"] for one in answer["instances"] if one["ready"]} == set(SERVICES)
+    assert {"default", "dead_letters", "celery.events"} <= {queue["queue"] for queue in answer["queues"]}
+
+
+def test_call_waits_for_the_result(stack: Checkout) -> None:
+    assert stack.invoke("call", "add", "2", "3", "--wait").stdout == "5\n"
+
+
+def test_a_failing_task_is_exit_code_1_with_its_traceback(stack: Checkout) -> None:
+    done = stack.invoke("call", "fail", '"on purpose"', "--wait", check=False)
+    assert done.returncode == ExitCode.FAILED
+    assert "Traceback" in done.stderr
+    assert "error: app.tasks.fail ended as FAILURE: RuntimeError('on purpose')" in done.stderr
+
+
+def test_result_is_known_to_another_process(stack: Checkout) -> None:
+    task = stack.invoke("call", "add", "4", "5").stdout.strip()
+    answer = eventually(lambda: (one := stack.json("result", task))["state"] == "SUCCESS" and one, 30)
+    assert answer["result"] == "9"
+
+
+def test_an_unknown_task_names_near_ones(stack: Checkout) -> None:
+    done = stack.invoke("call", "ad", "2", "3", check=False)
+    assert done.returncode == ExitCode.UNKNOWN
+    assert "app.tasks.add" in done.stderr
+
+
+def test_the_monitor_told_of_it(stack: Checkout) -> None:
+    def told() -> bool:
+        return re.search(r"Status: SUCCESS\[app\.tasks\.add\] ID ", stack.invoke("logs", "monitor").stdout) is not None
+
+    eventually(told, 30, "the monitor's line")
+
+
+def test_revoke_ends_a_running_task(stack: Checkout) -> None:
+    task = stack.invoke("call", "sleep", "600").stdout.strip()
+    eventually(lambda: stack.json("result", task)["state"] == "STARTED", 30)
+    stack.invoke("revoke", task, "--terminate")
+    eventually(lambda: stack.json("result", task)["state"] == "REVOKED", 30)
+
+
+def test_four_workers(stack: Checkout) -> None:
+    stack.invoke("scale-workers", "4")
+    assert [one["ready"] for one in stack.workers()] == [True] * 4
+    assert len(stack.json("ping")["pong"]) == 4
+
+
+def test_scaling_down_keeps_the_busy_one(stack: Checkout) -> None:
+    task = stack.invoke("call", "sleep", "8").stdout.strip()
+    worker = eventually(lambda: (one := stack.json("result", task))["state"] == "STARTED" and one, 30)["worker"]
+    stack.invoke("scale-workers", "1")
+    (left,) = stack.workers()
+    assert left["node"] == worker
+    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
+
+
+def test_kill_9_of_every_worker_loses_nothing(stack: Checkout, producer: Celery) -> None:
+    stack.invoke("scale-workers", "2")
+    known = succeeded(stack)
+    sent = {producer.send_task("app.tasks.sleep", args=[0.1], ignore_result=True).id for _ in range(400)}
+    for share in (60, 150, 240):
+        eventually(lambda: len(succeeded(stack) - known) >= share, 120, f"{share} tasks done")  # noqa: B023
+        victims = stack.worker_pids()
+        assert victims
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+    eventually(lambda: succeeded(stack) - known >= sent, 240, lambda: f"{len(succeeded(stack) - known)} of 400 done")
+    eventually(lambda: all(one["ready"] for one in stack.workers()), 120, "workers are back")
+
+
+def test_an_edit_of_the_tasks_takes_effect(stack: Checkout) -> None:
+    name = f"made_{uuid.uuid4().hex[:6]}"
+    with (stack.folder / "app" / "tasks.py").open("a") as file:
+        file.write(f"\n\n@shared_task\ndef {name}() -> str:\n    return 'made today'\n")
+    stack.invoke("restart", "worker")
+    assert stack.invoke("call", name, "--wait").stdout == '"made today"\n'
+
+
+def test_down_volumes_asks_first(stack: Checkout) -> None:
+    done = stack.invoke("down", "--volumes", check=False)
+    assert done.returncode == ExitCode.REFUSED
+    assert "--yes" in done.stderr
+    assert stack.json("status")["up"]
+
+
+def test_down_leaves_no_process_and_up_finds_the_history(stack: Checkout) -> None:
+    task = stack.invoke("call", "add", "1", "1").stdout.strip()
+    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
+    stack.invoke("down")
+    assert identities(stack) == []
+    assert not stack.json("status")["up"]
+    stack.invoke("up")
+    assert stack.json("result", task)["result"] == "2"
+
+
+def test_a_call_to_a_stack_that_is_down(stack: Checkout) -> None:
+    stack.invoke("down")
+    done = stack.invoke("call", "add", "2", "3", check=False)
+    assert done.returncode == ExitCode.BROKER
+    assert "`invoke up`" in done.stderr
+
+
+def test_a_taken_port_names_its_variable(stack: Checkout) -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port(stack, "flower")))
+        other.listen(1)
+        done = stack.invoke("up", check=False)
+    assert done.returncode == ExitCode.PORT
+    assert "WARREN_FLOWER_PORT=" in done.stderr
+    assert identities(stack) == []
+
+
+def test_ctrl_c_in_up_leaves_nothing_running(stack: Checkout) -> None:
+    up = stack.start("up")
+    eventually(
+        lambda: len(identities(stack)) >= (1 if stack.platform == "compose" else 3), 60, "it has started something"
+    )
+    os.killpg(up.pid, signal.SIGINT)
+    printed, _ = up.communicate(timeout=120)
+    assert up.returncode == ExitCode.INTERRUPTED, printed
+    assert "nothing is left running" in printed
+    eventually(lambda: identities(stack) == [], 30, lambda: f"nothing is left: {identities(stack)}")
+
+
+def test_down_volumes_deletes_the_data_and_keeps_the_secrets(stack: Checkout) -> None:
+    before = dict(secrets.load(stack.folder / ".warren" / "secrets"))
+    stack.invoke("up")
+    task = stack.invoke("call", "add", "1", "1").stdout.strip()
+    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
+    stack.invoke("down", "--volumes", "--yes")
+    stack.invoke("up")
+    assert stack.invoke("result", task, check=False).returncode == ExitCode.UNKNOWN
+    assert dict(secrets.load(stack.folder / ".warren" / "secrets")) == before
+
+
+def test_time_is_up(stack: Checkout) -> None:
+    """A service that does not get ready is named, with what it wrote last."""
+    stack.invoke("down")
+    stack.set(WARREN_UP_TIMEOUT="1")
+    done = stack.invoke("up", check=False)
+    assert done.returncode == ExitCode.TIMEOUT, done.stderr
+    assert "rabbitmq" in done.stderr
