@@ -17,7 +17,7 @@ from celery import Celery
 from app import factory
 from app.settings import AppSettings
 from deploy.settings import Settings
-from tests.support import containers
+from tests.support import containers, private_node
 from tests.support.brokers import Broker
 from tests.support.processes import Process
 from tests.support.services import Flower, Monitor, Worker
@@ -42,10 +42,14 @@ def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("broker")
     # Two queues, so that routing can go wrong; a test must not depend on how full this machine's disk is.
     deployment = Settings(queues=("default", "mail"), disk_free_limit_mb=50)
-    made: Broker
-    if why := containers.missing(request.param):
+    local = request.param == "local"
+    if why := private_node.missing() if local else containers.missing(request.param):
         pytest.skip(f"rabbitmq {request.param}: {why}")
-    made = containers.ContainerBroker(request.param, folder, deployment)
+    made: Broker
+    if local:
+        made = private_node.PrivateNode(folder, deployment)
+    else:
+        made = containers.ContainerBroker(request.param, folder, deployment)
     try:
         made.start()
         yield made

@@ -33,9 +33,25 @@ def test_send_and_get(worker: Worker) -> None:
     assert sent.ready() is False
     assert sent.get(timeout=20) == 1
     assert sent.ready() is True
-    assert add.delay(2, 3).get(timeout=20) == 5
     with pytest.raises(RuntimeError, match="as you asked"):
         fail.delay().get(timeout=20)
+
+
+def test_ready_without_get(worker: Worker) -> None:
+    assert add.delay(2, 3).get(timeout=20) == 5
+    # From here on a consumer takes all results, also of those that nobody gets: Celery's rpc:// alone says "pending".
+    polled = sleep.delay(1)
+    assert polled.ready() is False
+    eventually(lambda: polled.state == "STARTED", 20, lambda: polled.state)
+    eventually(polled.ready, 20, lambda: polled.state)
+    assert (polled.state, polled.result) == ("SUCCESS", 1)
+    failed = fail.delay()
+    eventually(failed.failed, 20, lambda: failed.state)
+    # And what is polled first can be got later.
+    assert polled.get(timeout=20) == 1
+    both = [add.delay(1, 1), add.delay(2, 2)]
+    eventually(both[1].ready, 20, lambda: both[1].state)
+    assert [one.get(timeout=20) for one in both] == [2, 4]
 
 
 def test_revoke_a_waiting_task(broker: Broker, worker: Worker, ops: Celery) -> None:
@@ -112,7 +128,7 @@ def test_a_client_that_leaves_before_its_result(
 ) -> None:
     gone = client(broker, tmp_path, f"sent = sleep.delay(2); print(sent.id); {'sent.get()' if asks else ''}")
     processes.append(gone)
-    task_id = eventually(lambda: gone.text.strip(), 20, gone.tail)
+    task_id = eventually(lambda: "".join(gone.lines), 20, gone.tail)
     eventually(lambda: "task-started" in types(broker, task_id), 20, "it runs")
     gone.kill()
     eventually(lambda: "task-succeeded" in types(broker, task_id), 20, worker.tail)

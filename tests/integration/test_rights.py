@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import amqp
 import pytest
@@ -12,7 +13,8 @@ from deploy.definitions import VHOST
 from deploy.secrets import ROLES
 from tests.support.brokers import Broker
 
-Channel = amqp.Channel
+# amqp.Channel, which has no types.
+Channel = Any
 Act = Callable[[Channel, str], object]
 
 

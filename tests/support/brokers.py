@@ -27,7 +27,7 @@ __all__ = ["HOST", "Answer", "Broker"]
 HOST = "127.0.0.1"
 
 # Seconds. A broker starts within ten; a busy machine takes its time.
-START_PATIENCE = 120
+START_PATIENCE = 60
 
 
 class Answer(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.brokers import Broker
-from tests.support.processes import Process
+from tests.support.processes import PYTHON, Process
 
 __all__ = ["client"]
 
@@ -17,4 +17,4 @@ def client(broker: Broker, folder: Path, code: str) -> Process:
         "WARREN_QUEUES": ",".join(broker.settings.queues),
     }
     before = "from app import celery\nfrom app.tasks import add, fail, sleep\n"
-    return Process(["-c", before + code], values, folder / "client.log")
+    return Process([PYTHON, "-c", before + code], values, folder / "client.log")

@@ -89,6 +89,9 @@ class ContainerBroker(Broker):
                 hostname="rabbitmq",
                 entrypoint=["bash", "/opt/warren/start-rabbitmq"],
                 mem_limit=f"{settings.rabbitmq_memory_mb}m",
+                # RabbitMQ 4.0 may need a second try after a kill: it loads the definitions, which bind the event log,
+                # before that is recovered.
+                restart_policy={"Name": "unless-stopped"},
             )
             .with_command(["rabbitmq-server"])
             .with_env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none")
@@ -109,17 +112,22 @@ class ContainerBroker(Broker):
             .with_startup_timeout(START_PATIENCE)
             .with_poll_interval(0.3)
         )
-        self.container.waiting_for(self.healthy)
         self.made = False
 
     def start(self) -> None:
         if self.made:
             self.container.get_wrapped_container().start()
-            self.healthy.wait_until_ready(self.container)
         else:
             self.made = True
             self.container.start()
         self.wait()
+
+    def wait(self) -> None:
+        try:
+            self.healthy.wait_until_ready(self.container)
+        except TimeoutError as error:
+            raise AssertionError(f"{self.name} is not healthy: {error}\n{self.log()}") from None
+        super().wait()
 
     def kill(self) -> None:
         self.container.get_wrapped_container().kill()
@@ -128,4 +136,4 @@ class ContainerBroker(Broker):
         self.container.stop(force=True, delete_volume=True)
 
     def log(self) -> str:
-        return str(self.container.get_wrapped_container().logs(tail=40).decode(errors="replace"))
+        return str(self.container.get_wrapped_container().logs(tail=60).decode(errors="replace"))

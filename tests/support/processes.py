@@ -13,7 +13,9 @@ from pathlib import Path
 
 from deploy.paths import ROOT
 
-__all__ = ["Process", "environment"]
+__all__ = ["PYTHON", "Process", "environment"]
+
+PYTHON = sys.executable
 
 # What a process gets of ours: enough to run, and nothing that would configure Warren or Flower behind a test's back.
 KEPT = re.compile(r"^(PATH|HOME|LANG|LC_.*|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH)$")
@@ -25,10 +27,10 @@ def environment(values: Mapping[str, str]) -> dict[str, str]:
 
 
 class Process:
-    """``python ARGUMENTS`` with its output in a file."""
+    """A command with its output in a file."""
 
-    def __init__(self, arguments: Sequence[str], values: Mapping[str, str], log: Path, cwd: Path = ROOT) -> None:
-        self.arguments = list(arguments)
+    def __init__(self, command: Sequence[str], values: Mapping[str, str], log: Path, cwd: Path = ROOT) -> None:
+        self.command = list(command)
         self.values = dict(values)
         self.log = log
         self.cwd = cwd
@@ -38,7 +40,7 @@ class Process:
         """Starts it, or starts it again."""
         with self.log.open("ab") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, *self.arguments],
+                self.command,
                 cwd=self.cwd,
                 env=environment(self.values),
                 stdin=subprocess.DEVNULL,
@@ -56,7 +58,7 @@ class Process:
         return self.text.splitlines()
 
     def tail(self) -> str:
-        return f"{' '.join(self.arguments)} (exit code {self.popen.poll()}) wrote:\n" + "\n".join(self.lines[-40:])
+        return f"{' '.join(self.command)} (exit code {self.popen.poll()}) wrote:\n" + "\n".join(self.lines[-40:])
 
     def signal(self, number: int) -> None:
         """Sends a signal to the main process."""

@@ -18,7 +18,7 @@ from deploy.ports import any_free
 from deploy.services import FLOWER_LOGIN
 from tests.support.brokers import HOST, Broker
 from tests.support.eventually import eventually
-from tests.support.processes import Process
+from tests.support.processes import PYTHON, Process
 
 __all__ = ["Flower", "Monitor", "Worker"]
 
@@ -42,7 +42,7 @@ class Worker(Process):
         self.node = f"{uuid.uuid4().hex[:8]}@test"
         self.health = folder / self.node
         super().__init__(
-            ["-m", "celery", "-A", "app", "worker", "--loglevel", "info", "--hostname", self.node, *options],
+            [PYTHON, "-m", "celery", "-A", "app", "worker", "--loglevel", "info", "--hostname", self.node, *options],
             {
                 **broker.environment("worker"),
                 "WARREN_WORKER_CONCURRENCY": str(concurrency),
@@ -68,7 +68,7 @@ class Monitor(Process):
 
     def __init__(self, broker: Broker, folder: Path, values: Mapping[str, str] | None = None) -> None:
         super().__init__(
-            ["-m", "app.monitor"],
+            [PYTHON, "-m", "app.monitor"],
             {**broker.environment("monitor"), "MONITOR_DIR": str(folder / "monitor"), **(values or {})},
             folder / "monitor.log",
         )
@@ -90,7 +90,7 @@ class Flower(Process):
         values = broker.environment("flower")
         self.login = (FLOWER_LOGIN, broker.secrets["flower-login"])
         super().__init__(
-            ["-m", "celery", "-A", "app", "flower"],
+            [PYTHON, "-m", "celery", "-A", "app", "flower"],
             {
                 **values,
                 "FLOWER_ADDRESS": HOST,
