@@ -90,9 +90,9 @@ def call(
     json: bool = False,
 ) -> None:
     """Send a task and print its id, or with --wait its result: invoke call add 2 3 --wait"""
-    from deploy.commands import remote
+    from deploy.commands import send
 
-    remote.call(
+    send.call(
         s, name, args, kwargs=kwargs, wait=wait, timeout=timeout, queue=queue, countdown=countdown, as_json=json
     )
 
@@ -100,9 +100,9 @@ def call(
 @command(help={"id": "the task's id", "json": JSON})
 def result(s: Session, id: str, json: bool = False) -> None:
     """State and result of a task, from the event log: invoke result ID"""
-    from deploy.commands import remote
+    from deploy.commands import results
 
-    remote.result(s, id, json)
+    results.result(s, id, json)
 
 
 @command(
@@ -116,9 +116,9 @@ def result(s: Session, id: str, json: bool = False) -> None:
 )
 def revoke(s: Session, ids: list[str], terminate: bool = False, signal: str = "SIGTERM", json: bool = False) -> None:
     """Keep waiting tasks from running; with --terminate end running ones: invoke revoke ID --terminate"""
-    from deploy.commands import remote
+    from deploy.commands import control
 
-    remote.revoke(s, ids, terminate, signal, json)
+    control.revoke(s, ids, terminate, signal, json)
 
 
 @command(help={"workers": "number of workers"})
@@ -132,9 +132,9 @@ def scale_workers(s: Session, workers: str) -> None:
 @command(help={"json": JSON})
 def ping(s: Session, json: bool = False) -> None:
     """Ask every worker for a sign of life."""
-    from deploy.commands import remote
+    from deploy.commands import control
 
-    remote.ping(s, json)
+    control.ping(s, json)
 
 
 @command(help={"all": "also the queues of delayed delivery, replies and remote control", "json": JSON})

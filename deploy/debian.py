@@ -33,7 +33,9 @@ def missing(package: str) -> WarrenError:
         command = f"sudo apt-get install {package}"
     else:
         command = f"install {package} with this system's package manager"
-    return WarrenError(f"{package} is not installed; {'type: ' if ' with ' not in command else ''}{command}", ExitCode.PLATFORM)
+    return WarrenError(
+        f"{package} is not installed; {'type: ' if ' with ' not in command else ''}{command}", ExitCode.PLATFORM
+    )
 
 
 def ensure(package: str, program: str, runner: Runner) -> None:

@@ -13,14 +13,14 @@ from deploy.errors import ExitCode, WarrenError, reason
 from deploy.platforms.base import Endpoints
 from deploy.secrets import Secrets
 
-__all__ = ["alarms", "get", "queues"]
+__all__ = ["alarms", "bound", "get", "queues"]
 
 # Seconds. It answers in a few hundredths of one.
 PATIENCE = 5
 
 
-def get(endpoints: Endpoints, secrets: Secrets, path: str, role: str = "ops") -> Any:
-    """What the API answers at ``/api/<path>``, decoded.
+def get(endpoints: Endpoints, secrets: Secrets, path: str, role: str = "ops", missing: Any = None) -> Any:
+    """What the API answers at ``/api/<path>``, decoded; ``missing`` where there is no such thing.
 
     Raises:
         WarrenError: it can't be reached, or refuses the login (both exit code 5).
@@ -45,6 +45,8 @@ def get(endpoints: Endpoints, secrets: Secrets, path: str, role: str = "ops") ->
             "`invoke up` gives this one the passwords of .warren/secrets",
             ExitCode.BROKER,
         )
+    if response.status == 404 and missing is not None:
+        return missing
     # A health check that fails answers 503 and says why in the same form.
     if response.status != 200 and not (response.status == 503 and path.startswith("health/")):
         raise WarrenError(f"{where} answers {response.status} to /api/{path}", ExitCode.BROKER)
@@ -62,11 +64,17 @@ def queues(endpoints: Endpoints, secrets: Secrets) -> list[dict[str, Any]]:
     return sorted(answer, key=lambda queue: queue["name"])
 
 
+def bound(endpoints: Endpoints, secrets: Secrets, exchange: str) -> list[str]:
+    """The names of the queues that are bound to an exchange now; none where there is no such exchange.
+
+    The list of queues itself is a few seconds old on some versions; bindings are read afresh.
+    """
+    path = f"exchanges/{quote(VHOST, safe='')}/{quote(exchange, safe='')}/bindings/source"
+    answer = get(endpoints, secrets, path, missing=[])
+    return sorted({binding["destination"] for binding in answer if binding["destination_type"] == "queue"})
+
+
 def alarms(endpoints: Endpoints, secrets: Secrets) -> list[str]:
     """The resources ("disk", "memory") for whose shortage the broker takes no messages now."""
-    nodes = get(endpoints, secrets, "nodes")
-    return [
-        name
-        for name, key in (("memory", "mem_alarm"), ("disk", "disk_free_alarm"))
-        if any(node.get(key) for node in nodes)
-    ]
+    answer = get(endpoints, secrets, "health/checks/alarms")
+    return sorted({alarm["resource"] for alarm in answer.get("alarms", [])})

@@ -43,6 +43,14 @@ class Command(Task):  # type: ignore[type-arg]
 
     rest: str | None = None
 
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
+        arguments = super().get_arguments(ignore_unknown_help=ignore_unknown_help)
+        for argument in arguments:
+            if argument.name == "dry":
+                # `up -d` means something else to everybody who knows Compose.
+                argument.names = ("dry",)
+        return arguments
+
 
 def command(*, rest: str | None = None, help: dict[str, str] | None = None, **options: Any) -> Callable[[Any], Command]:
     """A command of the menu: its function gets a Session, and its own arguments.

@@ -22,7 +22,8 @@ def write_private(path: Path, text: str) -> bool:
     private_folder(path.parent)
     if path.exists() and path.read_text() == text:
         return False
-    part = path.with_name(path.name + ".part")
+    # Of its own process: two commands may write the same file at the same time.
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)

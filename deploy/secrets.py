@@ -41,13 +41,21 @@ def load(folder: Path = FOLDER) -> Secrets:
         WarrenError: a file is empty or can't be read.
     """
     private_folder(folder)
+    narrow(folder, 0o700)
     return Secrets({name: one(folder / name) for name in NAMES})
+
+
+def narrow(path: Path, mode: int) -> None:
+    """Takes from ``path`` the rights beyond ``mode``, which a copy or a backup may have given it."""
+    if path.stat().st_mode & 0o777 & ~mode:
+        path.chmod(mode)
 
 
 def one(file: Path) -> str:
     try:
         try:
             value = file.read_text().strip()
+            narrow(file, 0o600)
         except FileNotFoundError:
             # Linked into place: of two commands that start together, the second reads what the first one wrote.
             value = generate()

@@ -42,12 +42,12 @@ def up(s: Session, workers: int | None, try_it: bool = False) -> None:
 
 def first_task(s: Session) -> None:
     """Shows that a task goes all the way: to the broker, through a worker, and back."""
-    from deploy.commands import remote
+    from deploy.commands import control, send
 
     if s.settings.foreign_app:
-        remote.ping(s, as_json=False)
+        control.ping(s, as_json=False)
         return
-    say(f"add 2 3 = {remote.value_of(s, 'app.tasks.add', [2, 3])}")
+    say(f"add 2 3 = {send.value_of(s, 'app.tasks.add', [2, 3])}")
 
 
 def addresses(s: Session) -> None:
@@ -165,7 +165,7 @@ def scale_workers(s: Session, workers: int) -> None:
     running = [one for one in s.platform.status() if one.service == "worker" and one.state != "stopped"]
     busy: set[str] = set()
     if 0 < workers < len(running):
-        from deploy.commands.remote import busy_nodes  # imports Celery
+        from deploy.commands.control import busy_nodes  # imports Celery
 
         busy = busy_nodes(s, len(running))
     s.platform.scale(workers, busy)

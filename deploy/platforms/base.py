@@ -67,7 +67,7 @@ class Platform(Protocol):
         """Brings the stack up and returns when every part is ready. Where it is up already and nothing changed, does nothing.
 
         ``workers`` is the number of workers; None keeps the number that runs, or takes the setting.
-        On an error or Ctrl-C, what this call started is stopped again.
+        On Ctrl-C, what this call started is stopped again. After an error it may be left, to be looked at.
         """
 
     def down(self, volumes: bool) -> None:

@@ -260,7 +260,11 @@ class Asked:
             monkeypatch.setattr(f"celery.backends.rpc.RPCBackend.{name}", self.note(name))
 
     def note(self, name: str) -> Any:
-        return lambda *_, **__: self.names.append(name)
+        def method(*_: Any, **__: Any) -> dict[str, Any]:
+            self.names.append(name)
+            return {"status": "SUCCESS", "result": 5}
+
+        return method
 
 
 @pytest.mark.parametrize("pid", [None, -1])

@@ -45,9 +45,11 @@ def run(file: Path, mode: str = "run", *command: str, **environment: str) -> sub
 
 
 def test_the_environment_is_the_programs_own_without_what_breaks_it(tmp_path: Path) -> None:
-    odd = "it's \"quoted\", 100% # and\nmore"
+    odd = 'it\'s "quoted", 100% # and\nmore'
     file = described(tmp_path, "env", "-0", environment={"ODD": odd}, path=["/first"])
-    out, _ = run(file, RABBITMQ_NODENAME="evil", CELERY_BROKER_URL="evil", ERL_LIBS="evil", KEPT="yes").communicate(timeout=10)
+    out, _ = run(file, RABBITMQ_NODENAME="evil", CELERY_BROKER_URL="evil", ERL_LIBS="evil", KEPT="yes").communicate(
+        timeout=10
+    )
     seen = dict(line.partition("=")[::2] for line in out.split("\0") if line)
     assert seen["ODD"] == odd
     assert seen["KEPT"] == "yes"
@@ -116,7 +118,9 @@ def test_leftovers_are_ended_in_order_and_hard_if_they_must(tmp_path: Path, monk
     records.mkdir()
     monkeypatch.setattr(leftovers, "RECORDS", records)
     monkeypatch.setattr(leftovers, "record_file", lambda name: records / f"{name}.json")
-    worker = run(described(tmp_path, "sh", "-c", "trap '' TERM; sleep 60 & wait; wait", record=str(records / "worker-1.json")))
+    worker = run(
+        described(tmp_path, "sh", "-c", "trap '' TERM; sleep 60 & wait; wait", record=str(records / "worker-1.json"))
+    )
     until((records / "worker-1.json").exists)
     broker = run(described(tmp_path, "sleep", "60", record=str(records / "rabbitmq.json")))
     until((records / "rabbitmq.json").exists)

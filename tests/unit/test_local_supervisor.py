@@ -134,7 +134,13 @@ def test_the_code_of_a_foreign_project_counts_and_its_virtual_environment_does_n
 
 def test_the_brokers_environment_names_every_place_of_the_systems_instance() -> None:
     environment = broker.environment(PORTS)
-    places = ("HOME", "RABBITMQ_MNESIA_BASE", "RABBITMQ_LOG_BASE", "RABBITMQ_CONFIG_FILE", "RABBITMQ_ADVANCED_CONFIG_FILE")
+    places = (
+        "HOME",
+        "RABBITMQ_MNESIA_BASE",
+        "RABBITMQ_LOG_BASE",
+        "RABBITMQ_CONFIG_FILE",
+        "RABBITMQ_ADVANCED_CONFIG_FILE",
+    )
     assert all(not environment[name].startswith(("/etc", "/var")) for name in places)
     assert environment["RABBITMQ_CONF_ENV_FILE"] == "/dev/null"
     assert environment["RABBITMQ_NODENAME"] == broker.node()
@@ -165,7 +171,8 @@ def test_idle_workers_leave_first_and_new_ones_fill_the_gaps(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "less than a second"), (1, "1 second"), (61, "1 minute"), (7200, "2 hours"), (90_000, "1 day")]
+    ("seconds", "words"),
+    [(0, "less than a second"), (1, "1 second"), (61, "1 minute"), (7200, "2 hours"), (90_000, "1 day")],
 )
 def test_times_in_words(seconds: int, words: str) -> None:
     assert platform.in_words(seconds) == words

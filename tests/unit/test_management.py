@@ -74,18 +74,34 @@ def test_another_role_has_its_own_login(api: Api, secrets: Secrets) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "found"),
+    ("status", "body", "found"),
     [
-        (b"[]", []),
-        (b'[{"mem_alarm": false, "disk_free_alarm": false}]', []),
-        (b'[{"mem_alarm": true, "disk_free_alarm": false}]', ["memory"]),
-        (b'[{"mem_alarm": false}, {"disk_free_alarm": true}, {}]', ["disk"]),
-        (b'[{"mem_alarm": true, "disk_free_alarm": true}]', ["memory", "disk"]),
+        (200, b'{"status": "ok"}', []),
+        (503, b'{"status": "failed", "alarms": [{"node": "a", "resource": "memory"}]}', ["memory"]),
+        (
+            503,
+            b'{"alarms": [{"resource": "memory"}, {"node": "b", "resource": "disk space"}, {"resource": "memory"}]}',
+            ["disk space", "memory"],
+        ),
     ],
 )
-def test_alarms_of_any_node(api: Api, secrets: Secrets, nodes: bytes, found: list[str]) -> None:
-    api.body = nodes
+def test_alarms_of_any_node(api: Api, secrets: Secrets, status: int, body: bytes, found: list[str]) -> None:
+    api.status, api.body = status, body
     assert management.alarms(api.where, secrets) == found
+
+
+def test_the_queues_bound_to_an_exchange(api: Api, secrets: Secrets) -> None:
+    api.body = (
+        b'[{"destination": "b", "destination_type": "queue"}, {"destination": "x", "destination_type": "exchange"},'
+        b' {"destination": "a", "destination_type": "queue"}]'
+    )
+    assert management.bound(api.where, secrets, "celery.pidbox") == ["a", "b"]
+    assert api.asked[0][0] == "/api/exchanges/warren/celery.pidbox/bindings/source"
+
+
+def test_nothing_is_bound_to_an_exchange_that_is_not_there(api: Api, secrets: Secrets) -> None:
+    api.status, api.body = 404, b'{"error": "Object Not Found"}'
+    assert management.bound(api.where, secrets, "celery.pidbox") == []
 
 
 def test_nobody_listens(secrets: Secrets) -> None:
@@ -124,10 +140,9 @@ def test_a_login_that_is_refused(api: Api, secrets: Secrets) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
-@pytest.mark.parametrize("call", [management.queues, management.alarms])
-def test_other_answers_are_told(api: Api, secrets: Secrets, status: int, call: Any) -> None:
+def test_other_answers_are_told(api: Api, secrets: Secrets, status: int) -> None:
     api.status, api.body = status, b'{"error":"service_unavailable","reason":"stats are not there yet"}'
-    assert error_of(api, secrets, call).startswith(f"{api.name} answers {status} to /api/")
+    assert error_of(api, secrets).startswith(f"{api.name} answers {status} to /api/")
 
 
 def test_a_failed_health_check_is_an_answer(api: Api, secrets: Secrets) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from invoke import Collection, Program
 
-from deploy.commands import develop, remote, stack
+from deploy.commands import control, develop, results, send, stack
 from deploy.errors import ExitCode, WarrenError
 from deploy.menu import COMMANDS, whole_number
 from deploy.paths import ROOT
@@ -36,10 +36,10 @@ BEHIND: dict[str, tuple[Any, str, list[str]]] = {
     "build": (stack, "build", []),
     "open": (stack, "open_page", ["page"]),
     "queues": (stack, "queues", ["every", "as_json"]),
-    "call": (remote, "call", ["name", "args"]),
-    "result": (remote, "result", ["id", "as_json"]),
-    "revoke": (remote, "revoke", ["ids", "terminate", "signal", "as_json"]),
-    "ping": (remote, "ping", ["as_json"]),
+    "call": (send, "call", ["name", "args"]),
+    "result": (results, "result", ["id", "as_json"]),
+    "revoke": (control, "revoke", ["ids", "terminate", "signal", "as_json"]),
+    "ping": (control, "ping", ["as_json"]),
     "lint": (develop, "lint", []),
     "test": (develop, "test", ["args"]),
     "lock": (develop, "lock", []),

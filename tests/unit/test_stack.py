@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deploy import management
-from deploy.commands import remote, stack
+from deploy.commands import control, send, stack
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.base import Endpoints, Instance
 from deploy.secrets import Secrets, load
@@ -85,7 +85,7 @@ def test_a_dry_up_remembers_and_says_nothing(home: Path, secrets: Secrets, capsy
 def test_trying_it_runs_a_task(
     home: Path, secrets: Secrets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(remote, "value_of", lambda _, name, args: f"{name}{args}")
+    monkeypatch.setattr(send, "value_of", lambda _, name, args: f"{name}{args}")
     stack.up(session_on(Platform(), secrets), None, try_it=True)
     assert capsys.readouterr().out.startswith("add 2 3 = app.tasks.add[2, 3]\n")
 
@@ -94,7 +94,7 @@ def test_trying_it_with_a_project_of_the_users_own_asks_its_workers(
     home: Path, secrets: Secrets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(remote, "ping", lambda _, as_json: asked.append(as_json))
+    monkeypatch.setattr(control, "ping", lambda _, as_json: asked.append(as_json))
     stack.up(session_on(Platform(), secrets, celery_app="shop.celery:app"), None, try_it=True)
     assert asked == [False]
 
@@ -310,7 +310,7 @@ def busy(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(workers)
         return {"celery@2"}
 
-    monkeypatch.setattr(remote, "busy_nodes", nodes)
+    monkeypatch.setattr(control, "busy_nodes", nodes)
     return asked
 
 

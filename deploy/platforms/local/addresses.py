@@ -74,7 +74,9 @@ def choose(settings: Settings, running: bool) -> Ports:
     for field, default in defaults().items():
         if field not in chosen:
             keeps = running and field in last
-            chosen[field] = last[field] if keeps else pick(settings.bind, [default, last.get(field)], set(chosen.values()))
+            chosen[field] = (
+                last[field] if keeps else pick(settings.bind, [default, last.get(field)], set(chosen.values()))
+            )
     for field in ("epmd_port", "distribution_port"):
         keeps = running and field in last
         chosen[field] = last[field] if keeps else pick(LOOPBACK, [last.get(field)], set(chosen.values()))

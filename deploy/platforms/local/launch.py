@@ -48,7 +48,9 @@ def started(pid: int) -> str:
     except FileNotFoundError:
         if os.path.exists("/proc/self/stat"):  # noqa: PTH110
             return ""
-    listed = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    listed = subprocess.run(
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
     state, _, time = listed.strip().partition(" ")
     return "" if state.startswith("Z") else time.strip()
 

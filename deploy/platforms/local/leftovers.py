@@ -46,7 +46,9 @@ def end(patience: int, progress: Progress) -> None:
             send([leader] if leader in members else members, signal.SIGTERM)
         limit = time.monotonic() + patience
         while left := {name: pids for name, pids in running().items() if name in names}:
-            progress.waits(f"waiting for {', '.join(left)}, found without a process manager, to stop (at most {patience} s)")
+            progress.waits(
+                f"waiting for {', '.join(left)}, found without a process manager, to stop (at most {patience} s)"
+            )
             if time.monotonic() > limit:
                 for pids in left.values():
                     send(pids, signal.SIGKILL)

@@ -76,6 +76,8 @@ def ensure(runner: Runner) -> Path | None:
     if scripts is None:
         if runner.dry:
             return None
-        raise WarrenError(f"{PACKAGE} is installed, but its scripts are not found; see dpkg -L {PACKAGE}", ExitCode.PLATFORM)
+        raise WarrenError(
+            f"{PACKAGE} is installed, but its scripts are not found; see dpkg -L {PACKAGE}", ExitCode.PLATFORM
+        )
     require_supported(scripts)
     return scripts

@@ -6,7 +6,18 @@ from pathlib import Path
 
 from deploy.paths import ROOT, STATE
 
-__all__ = ["CONF", "LOCAL", "LOCK", "LOGS", "PROGRAMS", "RECORDS", "log_file", "program_file", "record_file", "relative"]
+__all__ = [
+    "CONF",
+    "LOCAL",
+    "LOCK",
+    "LOGS",
+    "PROGRAMS",
+    "RECORDS",
+    "log_file",
+    "program_file",
+    "record_file",
+    "relative",
+]
 
 LOCAL = STATE / "local"
 LOGS = STATE / "logs"

@@ -114,7 +114,9 @@ class Local:
             count = workers if workers is not None else len(slots) if runs else self.settings.workers
             ports = addresses.choose(self.settings, runs)
             if scripts is not None:
-                self.reach(self.plan(resized(slots, count, set(), self.settings.project), ports, scripts), ORDER, (), progress)
+                self.reach(
+                    self.plan(resized(slots, count, set(), self.settings.project), ports, scripts), ORDER, (), progress
+                )
 
     def down(self, volumes: bool) -> None:
         with self.changing() as progress:
@@ -252,7 +254,7 @@ class Local:
                 self.start(names, started, progress)
                 self.await_ready(names, started, plan.ports, limit, progress)
         except BaseException:
-            self.undo(before, started, progress)
+            self.undo(before, started, plan.ports, progress)
             raise
 
     def write(self, plan: Plan, services: Collection[str]) -> None:
@@ -333,13 +335,17 @@ class Local:
                     self.runner.show(ctl("stop", name))
                     self.supervisor.stop_program(name)
             begin = time.monotonic()
-            while left := [one.name for one in self.supervisor.processes().values() if one.name in tier and not one.down]:
+            while left := [
+                one.name for one in self.supervisor.processes().values() if one.name in tier and not one.down
+            ]:
                 if time.monotonic() - begin > 1:
                     progress.waits(f"waiting for {', '.join(left)} to stop{self.patience(service)}")
                 time.sleep(INTERVAL)
 
     def patience(self, service: str) -> str:
-        return f": running tasks are finished first (at most {self.settings.stop_grace} s)" if service == "worker" else ""
+        return (
+            f": running tasks are finished first (at most {self.settings.stop_grace} s)" if service == "worker" else ""
+        )
 
     def stop_all(self, progress: Progress) -> None:
         """Stops everything, supervisord too, and sees that nothing is left behind."""
@@ -353,12 +359,16 @@ class Local:
             time.sleep(INTERVAL)
         leftovers.end(ORPHAN_SECONDS, progress)
 
-    def undo(self, before: Before, started: Collection[str], progress: Progress) -> None:
+    def undo(self, before: Before, started: Collection[str], ports: Ports, progress: Progress) -> None:
         """Stops what a call that failed has started; what ran before it is left to supervisor, which tries it again."""
         if not self.supervisor.runs():
             leftovers.end(ORPHAN_SECONDS, progress)
         elif not before.up:
             progress.line("stopping what was started")
+            broker_process = self.supervisor.processes().get("rabbitmq")
+            if broker_process and not ready(broker_process, self.settings.bind, ports):
+                # A broker that still starts has accepted nothing that could be lost, and would stop only after that.
+                self.supervisor.kill_program("rabbitmq")
             self.stop_all(progress)
         else:
             self.stop([name for name in started if name not in before.running], progress)

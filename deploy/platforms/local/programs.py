@@ -224,6 +224,8 @@ def programs(settings: Settings, secrets: Secrets, ports: Ports, slots: list[int
             behind=broker.digest(settings, secrets, ports),
         ),
         *(worker(slot) for slot in slots),
-        celery("monitor", "monitor", ("app.monitor",), {**of["monitor"], "MONITOR_DIR": str(data["monitor"])}, MONITOR_STOP),
+        celery(
+            "monitor", "monitor", ("app.monitor",), {**of["monitor"], "MONITOR_DIR": str(data["monitor"])}, MONITOR_STOP
+        ),
         celery("flower", "flower", ("celery", "-A", "app", "flower"), flower, FLOWER_STOP),
     ]

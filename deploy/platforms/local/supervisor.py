@@ -280,6 +280,13 @@ class Supervisor:
             # A fault is that it does not run, which was to be reached.
             self.call("stopProcess", name, False)
 
+    def kill_program(self, name: str) -> None:
+        """Ends it at once, and for good."""
+        self.stop_program(name)
+        with contextlib.suppress(xmlrpc.client.Fault):
+            # A fault is that it has ended already.
+            self.call("signalProcess", name, "KILL")
+
     def shut_down(self) -> int:
         """Asks supervisord to stop all that runs and to leave; its process id."""
         pid = int(self.call("getPID"))

@@ -1,4 +1,4 @@
-"""deploy/commands/remote.py: what is said to workers and about tasks, to an app that only remembers."""
+"""deploy/commands/control.py, send.py and results.py: what is said to workers and about tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from app import eventlog
 from deploy import management
-from deploy.commands import remote
+from deploy.commands import control, results, send
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.base import Endpoints
 from deploy.secrets import Secrets
@@ -79,14 +79,7 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(management, "alarms", lambda *_: made.alarms)
-    monkeypatch.setattr(
-        management,
-        "queues",
-        lambda *_: (
-            [{"name": "default"}, {"name": f"{ID}.reply.celery.pidbox"}]
-            + [{"name": f"{worker}.celery.pidbox"} for worker in made.workers]
-        ),
-    )
+    monkeypatch.setattr(management, "bound", lambda *_: [f"{worker}.celery.pidbox" for worker in made.workers])
     monkeypatch.setattr(Session, "client", lambda _, role, **__: made.roles.append(role) or made)
     return made
 
@@ -105,7 +98,7 @@ def make_session(secrets: Secrets, *, dry: bool = False, **settings: Any) -> Ses
 
 def call(session: Session, name: str = "add", *args: str, **options: Any) -> None:
     given = {"kwargs": "", "wait": False, "timeout": "60", "queue": "", "countdown": "", "as_json": False}
-    remote.call(session, name, list(args), **{**given, **options})
+    send.call(session, name, list(args), **{**given, **options})
 
 
 def refused(code: ExitCode, action: Any) -> str:
@@ -131,7 +124,7 @@ def test_arguments_are_json(world: World, session: Session, args: list[str], val
     call(session, "add", *args)
     ((name, options),) = world.tasks_sent()
     assert name == "app.tasks.add"
-    assert options == {"args": values, "kwargs": {}, "ignore_result": True, "confirm_timeout": remote.CONFIRM_PATIENCE}
+    assert options == {"args": values, "kwargs": {}, "ignore_result": True, "confirm_timeout": send.CONFIRM_PATIENCE}
 
 
 @pytest.mark.parametrize(
@@ -200,12 +193,12 @@ def test_a_dry_call_asks_and_sends_nothing(world: World, secrets: Secrets) -> No
 @pytest.mark.parametrize(
     ("alarms", "what"),
     [
-        (["disk"], "its disk alarm is on. Free disk, or lower WARREN_DISK_FREE_LIMIT_MB; nothing was sent"),
-        (["memory"], "its memory alarm is on. Free memory, or lower the load; nothing was sent"),
         (
-            ["memory", "disk"],
-            "its memory and disk alarm is on. Free memory and disk, or lower WARREN_DISK_FREE_LIMIT_MB",
+            ["disk space"],
+            "its disk space alarm is on. Free disk space, or lower WARREN_DISK_FREE_LIMIT_MB; nothing was done",
         ),
+        (["memory"], "its memory alarm is on. Free memory, or raise WARREN_RABBITMQ_MEMORY_MB; nothing was done"),
+        (["disk space", "memory"], "its disk space and memory alarm is on. Free disk space and memory, or lower"),
     ],
 )
 def test_nothing_is_sent_to_a_broker_that_takes_nothing(
@@ -344,7 +337,7 @@ def test_a_broker_that_does_not_confirm(world: World, session: Session, monkeypa
 def revoke(
     session: Session, *ids: str, terminate: bool = False, signal: str = "SIGTERM", as_json: bool = False
 ) -> None:
-    remote.revoke(session, list(ids), terminate, signal, as_json)
+    control.revoke(session, list(ids), terminate, signal, as_json)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +347,7 @@ def test_what_is_no_id(world: World, session: Session, text: str) -> None:
     line = refused(ExitCode.USAGE, lambda: revoke(session, ID, text))
     assert line == f"{text!r} is no task id; one looks like {ID}"
     assert world.told == []
-    assert refused(ExitCode.USAGE, lambda: remote.result(session, text, False)) == line
+    assert refused(ExitCode.USAGE, lambda: results.result(session, text, False)) == line
 
 
 def test_ids_are_said_in_small_letters(world: World, session: Session) -> None:
@@ -410,28 +403,28 @@ def test_a_dry_revoke_tells_nobody(world: World, secrets: Secrets) -> None:
 
 def test_ping(world: World, session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     world.replies["ping"] = [{"celery@b": {"ok": "pong"}}, {"celery@a": {"ok": "pong"}}]
-    remote.ping(session, as_json=False)
+    control.ping(session, as_json=False)
     assert capsys.readouterr().out == "celery@a: pong\ncelery@b: pong\n"
     assert world.told[0][1]["limit"] == 2
 
 
 def test_a_silent_worker(world: World, session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     world.replies["ping"] = [{"celery@b": {"ok": "pong"}}]
-    line = refused(ExitCode.TIMEOUT, lambda: remote.ping(session, as_json=True))
+    line = refused(ExitCode.TIMEOUT, lambda: control.ping(session, as_json=True))
     assert line == "1 of 2 workers did not answer; see `invoke logs worker`"
     assert json.loads(capsys.readouterr().out) == {"pong": ["celery@b"], "silent": ["celery@a"]}
 
 
 def test_no_worker_to_ping(world: World, session: Session) -> None:
     world.workers = []
-    line = refused(ExitCode.UNKNOWN, lambda: remote.ping(session, as_json=False))
+    line = refused(ExitCode.UNKNOWN, lambda: control.ping(session, as_json=False))
     assert line.startswith("no worker is connected to the broker; ")
     assert world.told == []
 
 
 def test_busy_workers_are_those_with_a_task(world: World, session: Session) -> None:
     world.replies["active"] = [{"celery@a": []}, {"celery@b": [{"id": ID}]}]
-    assert remote.busy_nodes(session, 2) == {"celery@b"}
+    assert control.busy_nodes(session, 2) == {"celery@b"}
     assert world.told[0][1]["limit"] == 2
 
 
@@ -473,7 +466,7 @@ WHERE = "the broker at 127.0.0.1:5672"
 )
 def test_errors_of_the_broker_are_one_line(session: Session, error: Exception, line: str) -> None:
     def fail() -> None:
-        with remote.broker(session, "producer"):
+        with control.connected(session, "producer"):
             raise error
 
     said = refused(ExitCode.BROKER, fail)
@@ -483,7 +476,7 @@ def test_errors_of_the_broker_are_one_line(session: Session, error: Exception, l
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt(), WarrenError("x", ExitCode.FAILED)])
 def test_other_errors_are_not_the_brokers(session: Session, error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught, remote.broker(session, "producer"):
+    with pytest.raises(type(error)) as caught, control.connected(session, "producer"):
         raise error
     assert caught.value is error
 
@@ -575,11 +568,11 @@ REJECTED = {"type": "task-rejected", "uuid": ID, "hostname": "celery@a", "timest
     ],
 )
 def test_the_state_that_events_add_up_to(events: list[dict[str, Any]], state: str) -> None:
-    assert remote.outcome(ID, events)["state"] == state
+    assert results.outcome(ID, events)["state"] == state
 
 
 def test_what_events_tell_is_put_together() -> None:
-    assert remote.outcome(ID, [SENT, RECEIVED, STARTED, {**SUCCEEDED, "name": None}]) == {
+    assert results.outcome(ID, [SENT, RECEIVED, STARTED, {**SUCCEEDED, "name": None}]) == {
         "id": ID,
         "name": "add",
         "state": "SUCCESS",
@@ -596,15 +589,15 @@ def test_what_events_tell_is_put_together() -> None:
 
 @pytest.mark.parametrize("events", [[SENT, STARTED], [STARTED, SENT]])
 def test_the_worker_is_never_the_sender(events: list[dict[str, Any]]) -> None:
-    assert remote.outcome(ID, events)["worker"] == "celery@a"
-    assert remote.outcome(ID, [SENT])["worker"] is None
+    assert results.outcome(ID, events)["worker"] == "celery@a"
+    assert results.outcome(ID, [SENT])["worker"] is None
 
 
 def test_a_retry_that_succeeds_has_no_exception() -> None:
-    answer = remote.outcome(ID, [SENT, STARTED, RETRIED, STARTED, SUCCEEDED])
+    answer = results.outcome(ID, [SENT, STARTED, RETRIED, STARTED, SUCCEEDED])
     assert (answer["result"], answer["exception"], answer["traceback"]) == ("5", None, None)
-    assert remote.outcome(ID, [SENT, STARTED, RETRIED])["exception"] == "Retry()"
-    assert remote.outcome(ID, [SENT, STARTED, FAILED])["traceback"] == "T2"
+    assert results.outcome(ID, [SENT, STARTED, RETRIED])["exception"] == "Retry()"
+    assert results.outcome(ID, [SENT, STARTED, FAILED])["traceback"] == "T2"
 
 
 @pytest.mark.parametrize(("events", "code"), [([SENT, SUCCEEDED], 0), ([SENT, FAILED], 1), ([SENT], 0)])
@@ -619,17 +612,17 @@ def test_result_from_the_event_log(
     monkeypatch.setattr(eventlog, "find", lambda url, *_: urls.append(url) or events)
     if code:
         with pytest.raises(SystemExit) as caught:
-            remote.result(session, ID, as_json=True)
+            results.result(session, ID, as_json=True)
         assert caught.value.code == code
     else:
-        remote.result(session, ID, as_json=True)
+        results.result(session, ID, as_json=True)
     assert json.loads(capsys.readouterr().out)["id"] == ID
     assert urls == ["amqp://ops:password-of-ops@127.0.0.1:5672/warren"]
 
 
 def test_a_task_that_the_log_does_not_know(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eventlog, "find", lambda *_: [])
-    line = refused(ExitCode.UNKNOWN, lambda: remote.result(session, ID, False))
+    line = refused(ExitCode.UNKNOWN, lambda: results.result(session, ID, False))
     assert line == f"no event of the last 7D mentions {ID}; was it sent through this broker?"
 
 
@@ -638,4 +631,4 @@ def test_a_log_that_cannot_be_read_now(session: Session, monkeypatch: pytest.Mon
         raise eventlog.Unavailable("the event log is away; wait")
 
     monkeypatch.setattr(eventlog, "find", fail)
-    assert refused(ExitCode.BROKER, lambda: remote.result(session, ID, False)) == "the event log is away; wait"
+    assert refused(ExitCode.BROKER, lambda: results.result(session, ID, False)) == "the event log is away; wait"

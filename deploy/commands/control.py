@@ -1,0 +1,161 @@
+"""What is said to workers by remote control: ping, revoke; and what can go wrong with the broker on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import signal as signals
+import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import AccessRefused, NotAllowed, NotFound
+from kombu.exceptions import OperationalError
+
+from deploy import management
+from deploy.errors import ExitCode, WarrenError, reason
+from deploy.output import print_json, say
+from deploy.session import Session
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+__all__ = ["ask", "busy_nodes", "connected", "nodes", "ping", "refuse_under_alarm", "revoke", "task_id"]
+
+# Seconds that a worker gets to answer. One that is there answers in a few hundredths.
+REPLY_PATIENCE = 1.0
+
+
+@contextlib.contextmanager
+def connected(s: Session, role: str) -> Iterator[None]:
+    """Turns what can go wrong with the broker into its line and exit code."""
+    where = f"the broker at {s.endpoints.host}:{s.endpoints.amqp}"
+    try:
+        yield
+    except (AccessRefused, NotAllowed) as error:
+        if "ACCESS_REFUSED - Login" in str(error) or (error.reply_code == 403 and "PLAIN" in str(error)):
+            raise WarrenError(
+                f"{where} refuses the password of user {role} in .warren/secrets/{role}; is this another stack's broker? "
+                "`invoke up` gives this one the passwords of .warren/secrets",
+                ExitCode.BROKER,
+            ) from error
+        raise WarrenError(f"{where} refuses this to user {role}: {reason(error)}", ExitCode.BROKER) from error
+    except NotFound as error:
+        raise WarrenError(
+            f"{where} lacks a queue or exchange ({reason(error)}); `invoke restart rabbitmq` loads the definitions again",
+            ExitCode.BROKER,
+        ) from error
+    except (OperationalError, ConnectionError, TimeoutError, OSError) as error:
+        raise WarrenError(
+            f"{where} does not answer ({reason(error)}); `invoke status` shows what runs, `invoke up` starts it",
+            ExitCode.BROKER,
+        ) from error
+
+
+def refuse_under_alarm(s: Session) -> None:
+    """An alarm makes the broker read no more from who publishes: what is sent now would wait unseen, and may run later."""
+    found = management.alarms(s.endpoints, s.secrets)
+    if found:
+        what = " and ".join(found)
+        raise WarrenError(
+            f"the broker takes no messages: its {what} alarm is on. Free {what}, or "
+            f"{'lower WARREN_DISK_FREE_LIMIT_MB' if 'disk' in what else 'raise WARREN_RABBITMQ_MEMORY_MB'}; nothing was done",
+            ExitCode.BROKER,
+        )
+
+
+def nodes(s: Session) -> list[str]:
+    """The workers' nodes that listen to remote control now: each has its own queue for it."""
+    suffix = ".celery.pidbox"
+    names = management.bound(s.endpoints, s.secrets, "celery.pidbox")
+    return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+
+
+def ask(s: Session, app: Celery, method: str, *, limit: int, **arguments: Any) -> dict[str, Any]:
+    """What the workers answer to a command of remote control, by node; waits for ``limit`` answers at most."""
+    s.runner.show(f"celery -A app inspect {method}  # as user ops")
+    replies = app.control.broadcast(method, arguments=arguments, reply=True, limit=limit, timeout=REPLY_PATIENCE)
+    return {node: answer for reply in replies or [] for node, answer in reply.items()}
+
+
+def busy_nodes(s: Session, workers: int) -> set[str]:
+    """The nodes that run a task now."""
+    with connected(s, "ops"):
+        answers = ask(s, s.client("ops"), "active", limit=workers)
+    return {node for node, tasks in answers.items() if tasks}
+
+
+def ping(s: Session, as_json: bool) -> None:
+    with connected(s, "ops"):
+        known = nodes(s)
+        app = s.client("ops")
+        answers = ask(s, app, "ping", limit=len(known)) if known else {}
+    silent = sorted(set(known) - set(answers))
+    if as_json:
+        print_json({"pong": sorted(answers), "silent": silent})
+    else:
+        for node in sorted(answers):
+            say(f"{node}: pong")
+        for node in silent:
+            say(f"{node}: silent for {REPLY_PATIENCE:g} s")
+    if not known:
+        raise WarrenError(
+            "no worker is connected to the broker; `invoke status` shows why, `invoke scale-workers 1` starts one",
+            ExitCode.UNKNOWN,
+        )
+    if silent:
+        refuse_under_alarm(s)
+        raise WarrenError(
+            f"{len(silent)} of {len(known)} workers did not answer; see `invoke logs worker`", ExitCode.TIMEOUT
+        )
+
+
+def task_id(text: str) -> str:
+    """``text`` as a task's id.
+
+    Raises:
+        WarrenError: it is none (exit code 2).
+    """
+    try:
+        # Accepts other spellings too (braces, no dashes), which no task has: only the canonical one is an id.
+        if str(uuid.UUID(text)) == text.lower():
+            return text.lower()
+    except ValueError:
+        pass
+    raise WarrenError(f"{text!r} is no task id; one looks like 5b6c9e0a-8f2d-4a51-9c0e-3d1f7a2b4c6d", ExitCode.USAGE)
+
+
+def revoke(s: Session, ids: list[str], terminate: bool, signal: str, as_json: bool) -> None:
+    if not ids:
+        raise WarrenError("which task? Give one or more ids: invoke revoke ID...", ExitCode.USAGE)
+    ids = [task_id(one) for one in ids]
+    if signal not in {one.name for one in signals.Signals}:
+        raise WarrenError(f"there is no signal {signal!r}; SIGTERM asks a task to end, SIGKILL ends it", ExitCode.USAGE)
+    ending = f"terminate {signal}" if terminate else "revoke"
+    if not s.runner.acts(f"celery -A app control {ending} {' '.join(ids)}  # as user ops"):
+        return
+    with connected(s, "ops"):
+        known = nodes(s)
+        app = s.client("ops")
+        replies = app.control.revoke(
+            ids, terminate=terminate, signal=signal, reply=bool(known), limit=len(known), timeout=REPLY_PATIENCE
+        )
+    answers = {node: answer for reply in replies or [] for node, answer in reply.items()}
+    if as_json:
+        print_json(
+            {"ids": ids, "terminate": terminate, "workers": len(known), "answered": sorted(answers), "answers": answers}
+        )
+    elif answers:
+        did = f"terminated with {signal} where it runs, and revoked" if terminate else "revoked"
+        for one in ids:
+            say(f"{one}: {did}; {len(answers)} of {len(known)} workers know")
+    if not known:
+        raise WarrenError(
+            "no worker is up to hear of it, so the task runs when one is; revoke it again then, or purge its queue",
+            ExitCode.FAILED,
+        )
+    if len(answers) < len(known):
+        refuse_under_alarm(s)
+        raise WarrenError(
+            f"{len(known) - len(answers)} of {len(known)} workers did not answer; revoke again, or see `invoke ping`",
+            ExitCode.TIMEOUT,
+        )

@@ -1,0 +1,77 @@
+"""What became of a task, from the event log: rpc:// results reach only the process that sent the task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deploy.commands.control import connected, task_id
+from deploy.errors import ExitCode, WarrenError
+from deploy.output import print_json, table
+from deploy.session import Session
+
+__all__ = ["outcome", "result"]
+
+
+def result(s: Session, asked: str, as_json: bool) -> None:
+    """The state of a task as the event log tells it: rpc:// results reach only the process that sent the task."""
+    from app.eventlog import Unavailable, find
+
+    one = task_id(asked)
+    s.runner.show(f"read the stream celery.events for {one}  # as user ops")
+    with connected(s, "ops"):
+        try:
+            events = find(s.broker_url("ops"), one)
+        except Unavailable as error:
+            raise WarrenError(str(error), ExitCode.BROKER) from error
+    if not events:
+        raise WarrenError(
+            f"no event of the last {s.settings.events_max_age} mentions {one}; was it sent through this broker?",
+            ExitCode.UNKNOWN,
+        )
+    answer = outcome(one, events)
+    if as_json:
+        print_json(answer)
+    else:
+        table(("", ""), [(key, value) for key, value in answer.items() if value not in (None, "")])
+    if answer["state"] == "FAILURE":
+        raise SystemExit(ExitCode.FAILED)
+
+
+STATES = {
+    "task-sent": "PENDING",
+    "task-received": "RECEIVED",
+    "task-started": "STARTED",
+    "task-succeeded": "SUCCESS",
+    "task-failed": "FAILURE",
+    "task-retried": "RETRY",
+    "task-rejected": "REJECTED",
+    "task-revoked": "REVOKED",
+}
+
+
+def outcome(one: str, events: list[dict[str, Any]]) -> dict[str, Any]:
+    """What ``events`` of a task add up to: its latest state, and what each told."""
+    merged: dict[str, Any] = {}
+    state = "PENDING"
+    ended = {"SUCCESS", "FAILURE", "REVOKED"}
+    # Its sender tells of a task after the broker has it: by then a worker may have told more.
+    for event in sorted(events, key=lambda one: one.get("type") != "task-sent"):
+        new = STATES.get(event.get("type", ""), state)
+        # A task that a worker lost runs again: its later events come after an end only if it really ended twice.
+        if state not in ended or new in ended:
+            state = new
+        merged.update({key: value for key, value in event.items() if value is not None})
+    return {
+        "id": one,
+        "name": merged.get("name"),
+        "state": state,
+        "args": merged.get("args"),
+        "kwargs": merged.get("kwargs"),
+        "result": merged.get("result"),
+        # What an earlier attempt ended with is not how this one ended.
+        "exception": merged.get("exception") if state != "SUCCESS" else None,
+        "traceback": merged.get("traceback") if state != "SUCCESS" else None,
+        "worker": merged.get("hostname") if state != "PENDING" else None,
+        "runtime": merged.get("runtime"),
+        "timestamp": merged.get("timestamp"),
+    }
