@@ -10,6 +10,7 @@ from celery.app.utils import find_app
 from celery.events import event as celery_event
 
 from app import config
+from app.connection import Connection
 from app.environment import Mistake
 from app.settings import AppSettings
 from app.settings import from_environment as settings_from_environment
@@ -40,6 +41,7 @@ def adopt(app: Celery, settings: AppSettings) -> Celery:
     """``app`` with the platform's broker, queues, events and health; what it sets for itself beyond that, it keeps."""
     app.add_defaults(config.own_settings(settings))
     app.conf.update(config.platform_settings(settings))
+    app.amqp.Connection = app.amqp.BrokerConnection = Connection
     # rpc:// stays what users write; see app/results.py for what ours does differently.
     app.loader.override_backends = {**app.loader.override_backends, "rpc": "app.results:RPCBackend"}
     # The definitions made `celeryev` too. Celery has no setting for this, only this module-wide exchange.

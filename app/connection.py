@@ -1,0 +1,25 @@
+"""Connections that come back soon after the broker does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kombu
+
+__all__ = ["Connection"]
+
+# Seconds between attempts to reach a broker that is away: soon at first, since most absences are restarts; then seldom
+# enough that hundreds of workers do not keep a broker from starting. Kombu's own are 2, 4, 6 ... 30: a worker would idle
+# for up to half a minute beside a broker that is there again.
+FIRST = 0.25
+STEP = 0.25
+LONGEST = 5.0
+
+
+class Connection(kombu.Connection):
+    """Kombu's, with the waits above where its caller names none."""
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) <= 2:  # more would name the waits by position
+            kwargs = {"interval_start": FIRST, "interval_step": STEP, "interval_max": LONGEST, **kwargs}
+        return super().ensure_connection(*args, **kwargs)
