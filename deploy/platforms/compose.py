@@ -224,7 +224,9 @@ class Compose:
         workers = sum(instance.service == "worker" for instance in self.status())
         self.runner.run(
             [
-                *self.compose("up", "--detach", "--no-deps", "--force-recreate", "--scale", f"worker={workers}"),
+                *self.compose("up", "--detach", "--no-deps", "--force-recreate"),
+                # Compose knows the services that are named, and no others.
+                *(["--scale", f"worker={workers}"] if "worker" in wanted else []),
                 *("--wait", "--wait-timeout", str(self.settings.up_timeout), *wanted),
             ]
         )

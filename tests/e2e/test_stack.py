@@ -160,6 +160,47 @@ def test_an_edit_of_the_tasks_takes_effect(stack: Checkout) -> None:
     assert stack.invoke("call", name, "--wait").stdout == '"made today"\n'
 
 
+def test_a_wrong_password_is_said_and_what_to_do(stack: Checkout) -> None:
+    file = stack.folder / ".warren" / "secrets" / "producer"
+    right = file.read_text()
+    try:
+        file.write_text("wrong\n")
+        done = stack.invoke("call", "add", "2", "3", check=False)
+    finally:
+        file.write_text(right)
+    assert done.returncode == ExitCode.BROKER
+    assert "refuses the password of user producer in .warren/secrets/producer" in done.stderr
+
+
+def broker_tool(stack: Checkout, *command: str) -> None:
+    """Runs one of RabbitMQ's own tools where the broker runs."""
+    code = (
+        "import sys; from deploy.run import Runner; from deploy.session import Session; "
+        "sys.exit(Session(Runner()).platform.exec('rabbitmq', sys.argv[1:]))"
+    )
+    stack.run(".venv/bin/python", "-c", code, *command)
+
+
+def test_a_full_disk_is_said_at_once_and_nothing_is_sent(stack: Checkout) -> None:
+    try:
+        broker_tool(stack, "rabbitmqctl", "set_disk_free_limit", "1000000GB")
+        eventually(lambda: "alarm" in stack.invoke("call", "add", "2", "3", check=False).stderr, 60, "the alarm")
+        done = stack.invoke("call", "add", "2", "3", "--wait", check=False)
+    finally:
+        broker_tool(stack, "rabbitmqctl", "set_disk_free_limit", "100MB")
+    assert done.returncode == ExitCode.BROKER
+    assert "error: the broker takes no messages: its disk space alarm is on." in done.stderr
+    eventually(lambda: stack.invoke("call", "add", "2", "3", "--wait", check=False).stdout == "5\n", 60)
+
+
+def test_an_engine_that_does_not_answer(stack: Checkout) -> None:
+    nobody = {"DOCKER_HOST": f"unix://{stack.folder}/nobody.sock"}
+    done = stack.invoke("up", "--platform", "compose", check=False, **nobody)
+    assert done.returncode == ExitCode.PLATFORM
+    assert "the Docker engine does not answer" in done.stderr
+    assert "--platform local" in done.stderr
+
+
 def test_down_volumes_asks_first(stack: Checkout) -> None:
     done = stack.invoke("down", "--volumes", check=False)
     assert done.returncode == ExitCode.REFUSED

@@ -53,11 +53,11 @@ class Checkout:
         }
         return {**inherited, "WARREN_PLATFORM": self.platform}
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """``command`` typed in the checkout; with ``check`` it must succeed."""
+    def run(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+        """``command`` typed in the checkout, with ``variables`` in its environment; with ``check`` it must succeed."""
         done = subprocess.run(
             command,
-            cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+            cwd=self.folder, env={**self.environment, **variables}, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert not check or done.returncode == 0, (
@@ -65,8 +65,8 @@ class Checkout:
         )
         return done
 
-    def invoke(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.run(".venv/bin/invoke", *arguments, check=check)
+    def invoke(self, *arguments: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+        return self.run(".venv/bin/invoke", *arguments, check=check, **variables)
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.invoke(*arguments, "--json").stdout)

@@ -457,21 +457,23 @@ def test_down_in_a_checkout_that_was_never_up_writes_what_compose_reads(make: An
     assert (home / ".warren" / "compose.env").exists()
 
 
-RECREATE = f"{COMPOSE} up --detach --no-deps --force-recreate --scale worker={{}} --wait --wait-timeout 180"
+RECREATE = f"{COMPOSE} up --detach --no-deps --force-recreate{{}} --wait --wait-timeout 180"
 
 
 @pytest.mark.parametrize(
-    ("services", "end"),
+    ("services", "scale", "end"),
     [
-        (["worker"], "worker"),
-        (["flower", "rabbitmq"], "rabbitmq flower"),
-        (["rabbitmq", "worker", "monitor", "flower"], "rabbitmq worker monitor flower"),
+        (["worker"], " --scale worker=2", "worker"),
+        (["flower", "rabbitmq"], "", "rabbitmq flower"),
+        (["rabbitmq", "worker", "monitor", "flower"], " --scale worker=2", "rabbitmq worker monitor flower"),
     ],
 )
-def test_restart_makes_the_containers_anew_in_the_order_of_a_start(make: Any, services: list[str], end: str) -> None:
+def test_restart_makes_the_containers_anew_in_the_order_of_a_start(
+    make: Any, services: list[str], scale: str, end: str
+) -> None:
     driver = make(*STACK, container("worker", 2))
     driver.restart(services)
-    assert driver.ran == [f"{RECREATE.format(2)} {end}"]
+    assert driver.ran == [f"{RECREATE.format(scale)} {end}"]
 
 
 @pytest.mark.parametrize("call", [lambda one: one.restart(["worker"]), lambda one: one.scale(2, set())])

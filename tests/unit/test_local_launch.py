@@ -94,8 +94,13 @@ def test_pool_processes_of_a_killed_worker_end_before_its_successor_starts(tmp_p
 
 def test_another_process_with_a_recorded_pid_is_not_ours(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
-    record.write_text(json.dumps({"pid": os.getpgid(0), "started": "another time"}))
-    assert launch.leftovers(str(record)) == []
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        record.write_text(json.dumps({"pid": other.pid, "started": "another time"}))
+        try:
+            assert launch.leftovers(str(record)) == []
+        finally:
+            other.kill()
+
 
 
 def test_exec_runs_a_command_and_gives_its_exit_code(tmp_path: Path) -> None:
