@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from deploy.commands.control import connected, task_id
 from deploy.errors import ExitCode, WarrenError
-from deploy.output import print_json, table
+from deploy.output import print_json, say
 from deploy.session import Session
 
 __all__ = ["outcome", "result"]
@@ -32,9 +33,20 @@ def result(s: Session, asked: str, as_json: bool) -> None:
     if as_json:
         print_json(answer)
     else:
-        table(("", ""), [(key, value) for key, value in answer.items() if value not in (None, "")])
+        for key, value in answer.items():
+            if value not in (None, ""):
+                say(f"{key:<10} {in_words(key, value)}")
     if answer["state"] == "FAILURE":
         raise SystemExit(ExitCode.FAILED)
+
+
+def in_words(key: str, value: Any) -> str:
+    """``value`` as people read it: times as dates, several lines below each other."""
+    if key == "timestamp":
+        return datetime.fromtimestamp(value, UTC).isoformat(sep=" ", timespec="milliseconds")
+    if key == "runtime":
+        return f"{value:.3f} s"
+    return str(value).rstrip().replace("\n", "\n" + " " * 11)
 
 
 STATES = {
