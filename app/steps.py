@@ -48,9 +48,20 @@ class Alive(bootsteps.StartStopStep):
 
 
 class Ready(bootsteps.StartStopStep):
-    """Keeps `ready` while the worker consumes. A step of the consumer, which is stopped and started with each connection."""
+    """Keeps `ready` while the worker consumes. A step of the consumer, which is stopped and started with each connection.
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    The last before the event loop: those before it publish and declare, for which Celery waits silently, in the main thread,
+    if the broker goes away meanwhile. Such a worker is one without a broker, not a wedged one. And a worker that is ready
+    hears a revoke.
+    """
+
+    requires = (
+        "celery.worker.consumer.tasks:Tasks",
+        "celery.worker.consumer.control:Control",
+        "celery.worker.consumer.gossip:Gossip",
+        "celery.worker.consumer.heart:Heart",
+        "celery.worker.consumer.delayed_delivery:DelayedDelivery",
+    )
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)

@@ -12,7 +12,8 @@ from celery import Celery
 from celery.exceptions import NotRegistered
 from kombu.exceptions import OperationalError
 
-from app import eventlog
+from app import eventlog, factory
+from app.settings import AppSettings
 from app.tasks import add, sleep
 from deploy.definitions import VHOST
 from tests.integration.conftest import MakeWorker
@@ -84,6 +85,17 @@ def test_a_missing_queue_is_an_error_at_the_sender() -> None:
         add.apply_async((1, 2), queue="no_such_queue")
 
 
+@pytest.mark.parametrize("options", [{}, {"countdown": 1}], ids=["now", "delayed"])
+def test_a_queue_that_only_the_sender_knows_loses_nothing(broker: Broker, options: dict[str, int]) -> None:
+    # As where WARREN_QUEUES was changed for the sender and not for the broker: that confirms, and drops by default.
+    sender = factory.make(AppSettings(broker_url=broker.url("producer"), queues=("default", "ghost")))
+    try:
+        sent = sender.send_task("app.tasks.add", args=[1, 2], queue="ghost", **options)
+    finally:
+        sender.close()
+    assert headers(dead_letter(broker))["id"] == sent.id
+
+
 @pytest.mark.usefixtures("restored_policy")
 def test_a_publish_that_the_broker_refuses_is_an_error_at_the_sender(broker: Broker) -> None:
     broker.change_policy("tasks", max_length=1)
@@ -143,7 +155,7 @@ def test_no_task_is_lost_when_all_workers_are_killed_again_and_again(broker: Bro
     count = 400
     sent = [sleep.delay(0.1) for _ in range(count)]
     for left in (300, 200, 100):
-        workers = [make_worker(concurrency=4) for _ in range(2)]
+        workers = [make_worker(concurrency=4, wait=False) for _ in range(2)]
         eventually(lambda left=left: broker.waiting("default") <= left, 60, workers[0].tail)  # type: ignore[misc]
         for worker in workers:
             worker.kill()
