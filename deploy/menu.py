@@ -133,6 +133,10 @@ handle = ParseMachine.handle
 
 
 def parse_argv_with_words(parser: Parser, argv: list[str]) -> Any:
+    if "--" in sys.argv and "--" not in argv:
+        # Invoke took the words after it away when it looked for its own options, before it had loaded these lines.
+        before, after = sys.argv[: sys.argv.index("--")], sys.argv[sys.argv.index("--") :]
+        argv = [*argv, *after] if argv and before[-len(argv) :] == argv else argv
     end = argv.index("--") if "--" in argv else len(argv)
     if not COMMANDS.keys() & argv[:end]:
         return parse_argv(parser, argv)  # `invoke --complete -- ...`, as shells ask

@@ -62,14 +62,21 @@ PACKAGES = {"rabbitmq-server": "rabbitmq-server", "chromium": "chromium"}
 def test(s: Session, args: list[str]) -> None:
     from deploy import debian
 
+    faults: WarrenError | None = None
     if not args:
-        lint(s)
+        try:
+            lint(s)
+        except WarrenError as error:
+            # Told at the end: a line that is too long must not hide what the tests say.
+            faults = error
     for package, program in PACKAGES.items():
         try:
             debian.ensure(package, program, s.runner)
         except WarrenError as error:
             note(f"tests that need {package} will be skipped: {error}")
     code = s.runner.attach([sys.executable, "-m", "pytest", *args])
+    if faults:
+        raise faults
     if code:
         raise SystemExit(code)
 

@@ -7,12 +7,15 @@ import functools
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.commands.control import ask, connected, nodes, refuse_under_alarm
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say
 from deploy.session import Session
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 __all__ = ["call", "value_of"]
 
@@ -132,21 +135,8 @@ def call(
         return
     with connected(s, "producer"):
         app = s.client("producer")
-        try:
-            sent = app.send_task(
-                name,
-                args=values,
-                kwargs=named,
-                # Nobody will read the reply of a task that is not waited for; its queue would stay for a day.
-                ignore_result=not wait,
-                confirm_timeout=CONFIRM_PATIENCE,
-                **options,
-            )
-        except TimeoutError as error:
-            raise WarrenError(
-                "the broker did not confirm the task, which may or may not run; `invoke status` shows what ails it",
-                ExitCode.BROKER,
-            ) from error
+        # Nobody will read the reply of a task that is not waited for; its queue would stay for a day.
+        sent = publish(app, name, args=values, kwargs=named, ignore_result=not wait, **options)
         if not wait:
             if as_json:
                 print_json({"id": sent.id, "name": name, "state": "PENDING"})
@@ -162,8 +152,27 @@ def value_of(s: Session, name: str, args: list[Any]) -> Any:
     """The result of a task that is sent and waited for now."""
     with connected(s, "producer"):
         app = s.client("producer")
-        sent = app.send_task(name, args=args, confirm_timeout=CONFIRM_PATIENCE)
-        return waited(sent, name, patience=60)
+        return waited(publish(app, name, args=args), name, patience=60)
+
+
+def publish(app: Celery, name: str, **options: Any) -> Any:
+    """Sends a task, and returns its result-to-be when the broker has confirmed it.
+
+    Raises:
+        WarrenError: the broker does not confirm it.
+    """
+    connection = app.connection_for_write()
+    try:
+        sent = app.send_task(name, connection=connection, confirm_timeout=CONFIRM_PATIENCE, **options)
+    except TimeoutError as error:
+        # A broker that reads no more does not answer a goodbye either: closing would wait for that without end.
+        connection.collect()
+        raise WarrenError(
+            "the broker did not confirm the task, which may or may not run; `invoke status` shows what ails it",
+            ExitCode.BROKER,
+        ) from error
+    connection.release()
+    return sent
 
 
 def waited(sent: Any, name: str, patience: float, show: Callable[[Any], None] = lambda sent: None) -> Any:

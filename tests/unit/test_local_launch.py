@@ -102,7 +102,6 @@ def test_another_process_with_a_recorded_pid_is_not_ours(tmp_path: Path) -> None
             other.kill()
 
 
-
 def test_exec_runs_a_command_and_gives_its_exit_code(tmp_path: Path) -> None:
     file = described(tmp_path, "true", environment={"MARK": "7"})
     process = run(file, "exec", "sh", "-c", "exit $MARK")

@@ -136,6 +136,19 @@ def test_what_is_typed_is_what_the_command_gets(
     assert (ended.code, got.calls) == (0, [(command, values)])
 
 
+def test_words_after_two_dashes_arrive_where_invoke_itself_runs() -> None:
+    """It drops them while it looks for its own options, before it has loaded our tasks."""
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", "revoke", "--", "-no-id"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.startswith("error: '-no-id' is no task id")
+
+
 def test_a_word_with_blanks_is_one_word(menu: Menu, got: Got) -> None:
     menu("call", "add", '"two words"', "--", "[1, 2]")
     assert got.calls[0][1]["args"] == ['"two words"', "[1, 2]"]

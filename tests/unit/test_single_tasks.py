@@ -51,6 +51,7 @@ class World:
         self.error: BaseException | None = None
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.roles: list[str] = []
+        self.ended: list[str] = []
 
     @property
     def control(self) -> World:
@@ -65,7 +66,17 @@ class World:
     def revoke(self, ids: list[str], **options: Any) -> list[dict[str, Any]]:
         return self.broadcast("revoke", ids=ids, **options)
 
-    def send_task(self, name: str, **options: Any) -> Sent:
+    def connection_for_write(self) -> World:
+        return self
+
+    def release(self) -> None:
+        self.ended.append("release")
+
+    def collect(self) -> None:
+        self.ended.append("collect")
+
+    def send_task(self, name: str, connection: World, **options: Any) -> Sent:
+        assert connection is self
         self.told.append((name, options))
         if self.error:
             raise self.error
@@ -329,6 +340,7 @@ def test_a_broker_that_does_not_confirm(world: World, session: Session, monkeypa
     assert refused(ExitCode.BROKER, lambda: call(session)).startswith(
         "the broker did not confirm the task, which may or"
     )
+    assert world.ended == ["collect"], "a goodbye would be waited for"
 
 
 # --- revoke
