@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from kombu.exceptions import OperationalError
+
 from deploy.commands.control import ask, connected, nodes, refuse_under_alarm
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say
@@ -162,11 +164,14 @@ def publish(app: Celery, name: str, **options: Any) -> Any:
         WarrenError: the broker does not confirm it.
     """
     connection = app.connection_for_write()
+    connection.connect()
     try:
         sent = app.send_task(name, connection=connection, confirm_timeout=CONFIRM_PATIENCE, **options)
-    except TimeoutError as error:
+    except (TimeoutError, OperationalError) as error:
         # A broker that reads no more does not answer a goodbye either: closing would wait for that without end.
         connection.collect()
+        if not isinstance(error, TimeoutError) and not isinstance(error.__cause__, TimeoutError):
+            raise
         raise WarrenError(
             "the broker did not confirm the task, which may or may not run; `invoke status` shows what ails it",
             ExitCode.BROKER,

@@ -69,6 +69,9 @@ class World:
     def connection_for_write(self) -> World:
         return self
 
+    def connect(self) -> None:
+        pass
+
     def release(self) -> None:
         self.ended.append("release")
 
