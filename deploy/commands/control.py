@@ -149,6 +149,7 @@ def revoke(s: Session, ids: list[str], terminate: bool, signal: str, as_json: bo
         for one in ids:
             say(f"{one}: {did}; {len(answers)} of {len(known)} workers know")
     if not known:
+        refuse_under_alarm(s)
         raise WarrenError(
             "no worker is up to hear of it, so the task runs when one is; revoke it again then, or purge its queue",
             ExitCode.FAILED,

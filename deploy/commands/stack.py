@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -56,9 +57,28 @@ def addresses(s: Session) -> None:
     say(f"  Flower    {where.flower_url}  (user {FLOWER_LOGIN}, password in .warren/secrets/flower-login)")
     say(f"  RabbitMQ  {where.management_url}  (user admin, password in .warren/secrets/admin)")
     say("  Monitor   invoke logs monitor -f")
+    if not shutil.which("invoke"):
+        say("First: source .venv/bin/activate, so that this terminal knows `invoke`.")
+    example = "NAME" if s.settings.foreign_app else "add 2 3"
     say(
-        "Next: `invoke call add 2 3 --wait`, `invoke status`, `invoke scale-workers 4`; `invoke --list` shows all there is."
+        f"Next: `invoke call {example} --wait`, `invoke status`, `invoke scale-workers 4`; "
+        "`invoke --list` shows all there is."
     )
+    for line in alarm_lines(s):
+        note(line)
+
+
+def alarm_lines(s: Session) -> list[str]:
+    """What an operator must know of the broker's alarms; nothing where all is well or the broker can't be asked."""
+    from deploy import management
+
+    try:
+        found = management.alarms(s.endpoints, s.secrets)
+    except WarrenError:
+        return []
+    return [
+        f"error: the broker's {what} alarm is on: it takes no messages, and workers that start wait" for what in found
+    ]
 
 
 def down(s: Session, volumes: bool, yes: bool) -> None:
@@ -103,6 +123,7 @@ def status(s: Session, as_json: bool) -> None:
     if any(one.service == "rabbitmq" and one.ready for one in instances):
         try:
             queues = [queue_row(queue) for queue in management.queues(s.endpoints, s.secrets) if shown(queue)]
+            trouble = "; ".join(line.removeprefix("error: ") for line in alarm_lines(s))
         except WarrenError as error:
             trouble = str(error)
     if as_json:
@@ -116,7 +137,7 @@ def status(s: Session, as_json: bool) -> None:
             [(one.service, one.name, one.state, "yes" if one.ready else "no", one.since) for one in instances],
         )
         if queues:
-            table(("queue", "ready", "unacked", "consumers"), [list(row.values())[:4] for row in queues], right=NUMBERS)
+            table(("queue", "ready", "unacked", "consumers"), [cells(row)[:4] for row in queues], right=NUMBERS)
         if trouble:
             note(f"error: {trouble}")
 
@@ -128,6 +149,11 @@ def shown(queue: dict[str, Any]) -> bool:
     """Task queues, dead letters and the event log; not what Celery makes for replies, control and delays."""
     own = queue.get("arguments", {}).get("x-queue-type") in {"quorum", "stream"}
     return own and not queue["name"].startswith("celery_delayed_")
+
+
+def cells(row: dict[str, Any]) -> list[Any]:
+    """``row`` for people: reading a stream takes nothing out of it, so there is nothing unacknowledged to count."""
+    return ["-" if row["type"] == "stream" and key == "unacked" else value for key, value in row.items()]
 
 
 def queue_row(queue: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +178,7 @@ def queues(s: Session, every: bool, as_json: bool) -> None:
         print_json(rows)
     else:
         headings = ("queue", "ready", "unacked", "consumers", "in/s", "out/s", "type", "state")
-        table(headings, [list(row.values()) for row in rows], right=NUMBERS)
+        table(headings, [cells(row) for row in rows], right=NUMBERS)
 
 
 def logs(s: Session, services: list[str], follow: bool, tail: int) -> None:

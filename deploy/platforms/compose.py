@@ -20,6 +20,7 @@ from deploy.run import Runner
 from deploy.secrets import Secrets
 from deploy.services import SERVICES, environments
 from deploy.settings import Settings
+from deploy.wait import until
 
 __all__ = ["Compose"]
 
@@ -29,8 +30,8 @@ IMAGE_SOURCES = ("app", "requirements/app.txt", "deploy/image")
 # Seconds. An engine that answers takes a tenth of one; a wedged one never answers.
 ENGINE_PATIENCE = 10
 
-# Seconds that services beyond the broker and workers get to stop: Flower writes its state.
-STOP_MARGIN = 60
+# What a worker does first.
+LOAD = "from app import celery; celery.loader.import_default_modules()"
 
 
 class Compose:
@@ -143,9 +144,13 @@ class Compose:
     # --- the platform's interface
 
     def build(self) -> None:
+        self.build_image()
+
+    def build_image(self) -> bool:
+        """Builds the image if it has to be; says whether it had."""
         image = self.image()
         if self.named_image() or self.built(image):
-            return
+            return False
         self.runner.run(
             [
                 *("docker", "build", "--file", "deploy/image/Dockerfile", "--tag", image),
@@ -153,21 +158,21 @@ class Compose:
                 *("--build-context", f"project={self.project_context()}", "."),
             ]
         )
+        return True
 
     def built(self, image: str) -> bool:
         return bool(self.runner.read(["docker", "images", "--quiet", image]).strip())
 
     def up(self, workers: int | None) -> None:
         self.check()
-        before = self.status()
-        there = [instance.service for instance in before if instance.state in {"running", "starting"}]
+        containers = self.containers()
+        before = [instance(container) for container in containers]
+        held = {int(port) for container in containers for port in re.findall(r":(\d+)->", container.get("Ports", ""))}
         ports.require_free(
-            self.settings,
-            [field for field in ports.FIELDS if ("flower" if field == "flower_port" else "rabbitmq") not in there],
+            self.settings, [field for field in ports.FIELDS if getattr(self.settings, field) not in held]
         )
-        self.build()
-        self.write()
-        running = there.count("worker")
+        running = sum(one.service == "worker" and one.state in {"running", "starting"} for one in before)
+        self.change(running > 0)
         count = workers if workers is not None else running or self.settings.workers
         try:
             self.runner.run(
@@ -177,11 +182,74 @@ class Compose:
                 ]
             )
         except WarrenError as error:
-            raise self.not_up(error) from error
+            self.await_recovery(error)
         except KeyboardInterrupt:
             if not before:
                 self.down(volumes=False)
             raise
+
+    def change(self, running: bool) -> None:
+        """Brings image and files up to date, where workers are ``running`` without harm to them or to their tasks."""
+        broker = self.deployed("WARREN_DEFINITIONS_DIGEST")
+        built = self.build_image()
+        was = {
+            file: file.read_text() for file in (STATE / "compose.env", *(STATE / "env").glob("*.env")) if file.exists()
+        }
+        self.write()
+        if not running or self.runner.dry:
+            return
+        if built:
+            try:
+                self.try_tasks()
+            except BaseException:
+                # Workers that are added later must be like those that run.
+                for file, text in was.items():
+                    write_private(file, text)
+                raise
+        if broker and broker != self.deployed("WARREN_DEFINITIONS_DIGEST"):
+            # Compose will replace the broker first; who still runs a task then would lose it, and it would run again.
+            note("the broker changes: workers end their tasks first")
+            self.runner.run(self.compose("stop", "worker"))
+
+    @staticmethod
+    def deployed(name: str) -> str:
+        """The value of a variable in compose.env, as of now."""
+        file = STATE / "compose.env"
+        found = re.search(rf"^{name}='(.*)'$", file.read_text(), re.MULTILINE) if file.exists() else None
+        return found[1] if found else ""
+
+    def try_tasks(self) -> None:
+        """Loads the tasks once in the new image, before it takes the place of workers that work.
+
+        Raises:
+            WarrenError: they can't be loaded; what runs is left as it is.
+        """
+        try:
+            self.runner.run([*self.compose("run", "--rm", "--no-deps", "--no-TTY", "worker"), "python3", "-c", LOAD])
+        except WarrenError as error:
+            raise WarrenError(
+                "the tasks can't be loaded (see above); correct them, and `invoke up` again. What runs is left as it is",
+                ExitCode.SETTINGS,
+            ) from error
+
+    def await_recovery(self, error: WarrenError) -> None:
+        """Waits for services that are running but not ready, for which `compose up --wait` would not wait.
+
+        So are workers for half a minute after the broker was away.
+
+        Raises:
+            WarrenError: not all get ready in time, or one has ended.
+        """
+
+        def state() -> str:
+            found = self.status()
+            if any(one.state == "failed" or "Restarting" in one.since for one in found):
+                raise self.not_up(error) from error
+            return "ready" if found and all(one.ready for one in found) else "waiting"
+
+        if all(one.state != "running" or one.ready for one in self.status()):
+            raise self.not_up(error) from error
+        until(lambda: state() == "ready", self.settings.up_timeout, lambda: str(self.not_up(error)))
 
     def not_up(self, error: WarrenError) -> WarrenError:
         """Why `up` failed: the services that are not ready, with the last line that each wrote."""
@@ -189,6 +257,9 @@ class Compose:
         for instance in self.status():
             if not instance.ready:
                 last = self.last_line(instance.name)
+                if last.startswith("error: "):
+                    # Ours, of a setting or of tasks that can't be imported: it says all.
+                    return WarrenError(f"{instance.name}: {last.removeprefix('error: ')}", ExitCode.SETTINGS)
                 said.append(f"{instance.name} is {instance.state}{': ' + last if last else ''}")
         if not said:
             return error
@@ -218,8 +289,7 @@ class Compose:
     def restart(self, services: Sequence[str]) -> None:
         if not self.status():
             raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
-        self.build()
-        self.write()
+        self.change("worker" in services)
         wanted = [service for service in SERVICES if service in services]
         workers = sum(instance.service == "worker" for instance in self.status())
         self.runner.run(

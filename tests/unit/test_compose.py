@@ -33,6 +33,13 @@ VERSION = "docker version --format '{{.Server.Version}}'"
 UP = f"{COMPOSE} up --detach --remove-orphans --quiet-pull --scale worker={{}} --wait --wait-timeout 180"
 
 
+# As Docker 28 shows the ports of a running container.
+PUBLISHED = {
+    "rabbitmq": "4369/tcp, 127.0.0.1:5672->5672/tcp, 127.0.0.1:15672->15672/tcp, 15691/tcp, 127.0.0.1:15692->15692/tcp",
+    "flower": "127.0.0.1:5555->5555/tcp",
+}
+
+
 def container(service: str, number: int = 1, state: str = "running", status: str = "", **more: str) -> dict[str, str]:
     """A line of `docker ps --format json`, as Docker 28 writes it."""
     status = status or {"running": "Up 5 minutes (healthy)", "exited": "Exited (0) 2 minutes ago"}.get(state, "")
@@ -51,6 +58,7 @@ def container(service: str, number: int = 1, state: str = "running", status: str
         "Image": "warren-app:0123456789ab",
         "Labels": ",".join(f"{name}={value}" for name, value in labels.items()),
         "Names": f"warren-{service}-{number}",
+        "Ports": PUBLISHED.get(service, "") if state == "running" else "",
         "State": state,
         "Status": status,
     }
@@ -114,6 +122,30 @@ def test_up_makes_the_image_first_where_it_is_not_there(make: Any) -> None:
     driver = make(built=False)
     driver.up(None)
     assert [line.split(" --")[0] for line in driver.ran] == ["docker build", "docker compose"]
+
+
+def test_new_code_is_loaded_once_before_it_takes_the_place_of_workers(make: Any) -> None:
+    driver = make(*STACK, built=False)
+    driver.up(None)
+    assert driver.ran[1:] == [f"{COMPOSE} run --rm --no-deps --no-TTY worker python3 -c '{module.LOAD}'", UP.format(1)]
+
+
+def test_code_that_cannot_be_loaded_leaves_the_workers_alone(make: Any, home: Path) -> None:
+    make(*STACK).up(None)
+    failure = WarrenError("`docker compose run` ended with exit code 1", ExitCode.FAILED)
+    driver = make(*STACK, built=False, log_level="debug", answers={f"{COMPOSE} run": failure})
+    with pytest.raises(WarrenError, match="can't be loaded") as caught:
+        driver.up(None)
+    assert caught.value.code is ExitCode.SETTINGS
+    assert UP.format(1) not in driver.ran
+    assert "WARREN_LOG_LEVEL='info'" in (home / ".warren" / "compose.env").read_text()
+
+
+def test_workers_end_their_tasks_before_the_broker_changes(make: Any) -> None:
+    make(*STACK).up(None)
+    driver = make(*STACK, delivery_limit=7)
+    driver.up(None)
+    assert driver.ran == [f"{COMPOSE} stop worker", UP.format(1)]
 
 
 @pytest.mark.parametrize(
@@ -211,6 +243,12 @@ def test_our_own_ports_are_not_another_programs(
     assert len(driver.ran) == 1
 
 
+def test_another_port_for_what_runs_is_looked_at(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    take(monkeypatch, 5672, 15672, 15692, 5555, 6666)
+    with pytest.raises(WarrenError, match="port 6666 is taken"):
+        make(*STACK, amqp_port=6666).up(None)
+
+
 def test_the_port_of_what_does_not_run_is_looked_at(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     take(monkeypatch, 5555)
     with pytest.raises(WarrenError, match="WARREN_FLOWER_PORT"):
@@ -269,6 +307,28 @@ def test_an_address_that_this_host_does_not_have() -> None:
 # --- what up leaves when it does not come to its end
 
 
+def test_settings_that_a_service_refuses_are_said_in_its_own_words(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = SimpleNamespace(stdout="", stderr="error: CELERY_APP=x can't be imported\n")
+    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: said)
+    failing = [container("rabbitmq"), container("worker", state="restarting", status="Restarting (3) 1 second ago")]
+    driver = make([], failing, answers={UP.format(1): WarrenError("`docker compose up` failed", ExitCode.FAILED)})
+    with pytest.raises(WarrenError) as caught:
+        driver.up(None)
+    assert (str(caught.value), caught.value.code) == (
+        "warren-worker-1: CELERY_APP=x can't be imported",
+        ExitCode.SETTINGS,
+    )
+
+
+def test_what_is_only_not_ready_yet_is_waited_for(make: Any) -> None:
+    """Compose gives up at once on a container that runs and is unhealthy, as workers are after an outage of the broker."""
+    waiting = [container("rabbitmq"), container("worker", status="Up 3 minutes (unhealthy)")]
+    failure = WarrenError("container warren-worker-1 is unhealthy", ExitCode.FAILED)
+    driver = make(STACK, waiting, waiting, waiting, STACK, answers={UP.format(1): failure})
+    driver.up(None)
+    assert driver.ran == [UP.format(1)]
+
+
 def test_a_service_that_does_not_become_ready_is_named_with_its_last_line(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +336,7 @@ def test_a_service_that_does_not_become_ready_is_named_with_its_last_line(
 
     def logs(command: list[str], **_: Any) -> SimpleNamespace:
         asked.append(command)
-        return SimpleNamespace(stdout="started\n", stderr="error: CELERY_APP=x can't be imported\n\n")
+        return SimpleNamespace(stdout="started\n", stderr="it broke\n\n")
 
     monkeypatch.setattr(module.subprocess, "run", logs)
     failing = [
@@ -289,8 +349,8 @@ def test_a_service_that_does_not_become_ready_is_named_with_its_last_line(
         driver.up(None)
     assert caught.value.code is ExitCode.TIMEOUT
     assert str(caught.value).splitlines() == [
-        "warren-worker-1 is starting: error: CELERY_APP=x can't be imported",
-        "warren-flower-1 is running: error: CELERY_APP=x can't be imported",
+        "warren-worker-1 is starting: it broke",
+        "warren-flower-1 is running: it broke",
         "what came up is left as it is; see `invoke logs`, and `invoke up` to go on",
     ]
     assert [command[-1] for command in asked] == ["warren-worker-1", "warren-flower-1"]
