@@ -165,6 +165,9 @@ def reasons(url: str) -> Iterator[None]:
             text = f"user {user} may not read {STREAM} at {place}: load the broker's definitions (`invoke up`)"
         raise Unavailable(text, lasting=True) from error
     except amqp.NotFound as error:
+        if "down or inaccessible" in str(error):
+            # So RabbitMQ 3.10 speaks of a stream that it is still recovering after a restart.
+            raise Unavailable(f"the broker at {place} is still recovering {STREAM}") from error
         text = f"the broker at {place} has no stream {STREAM}: load the broker's definitions (`invoke up`)"
         raise Unavailable(text, lasting=True) from error
     except amqp.NotAllowed as error:

@@ -24,6 +24,9 @@ Image = Annotated[str, Meta(pattern=r"^[\w][\w./:@-]*$", title="the name of an i
 # Written by the platform for each service, never by the user: the address of the broker and folders inside containers.
 INTERNAL = {"CELERY_BROKER_URL", "WARREN_HEALTH_DIR", "MONITOR_DIR"}
 
+# What the tests read: which brokers to run on, and from which images.
+TESTS = "WARREN_TEST_"
+
 
 class Settings(AppSettings, frozen=True, kw_only=True):
     """One field an environment variable; see ``.env.example`` for the same in words."""
@@ -95,9 +98,8 @@ def load(file: Path = ROOT / ".env", environment: Mapping[str, str] | None = Non
     written, lines = dotenv(file)
     names = known()
     lines += unknown(written, names, file.name)
-    lines += unknown(
-        (name for name in environment if name.startswith("WARREN_")), {*names, *INTERNAL}, "the environment"
-    )
+    ours = (name for name in environment if name.startswith("WARREN_") and not name.startswith(TESTS))
+    lines += unknown(ours, {*names, *INTERNAL}, "the environment")
     values = {name: value for name, value in {**written, **environment}.items() if name in names}
     origin = {name: file.name for name in written if name not in environment}
     try:

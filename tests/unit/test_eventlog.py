@@ -201,6 +201,7 @@ class TestReasons:
             (amqp.AccessRefused("ACCESS_REFUSED - Login was refused"), "password of user mon", True),
             (amqp.AccessRefused("access to queue refused"), "may not read", True),
             (amqp.NotFound("no queue"), "definitions", True),
+            (amqp.NotFound("home node 'a' of durable queue is down or inaccessible"), "recovering", False),
             (amqp.NotAllowed("vhost"), "vhost warren", True),
             (amqp.ConnectionForced("shutdown"), "ended the connection", False),
             (amqp.ConsumerCancelled("x"), "ended the connection", False),
