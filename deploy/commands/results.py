@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from app.monitor.lines import STATES
 from deploy.commands.control import connected, task_id
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import print_json, say
@@ -47,18 +48,6 @@ def in_words(key: str, value: Any) -> str:
     if key == "runtime":
         return f"{value:.3f} s"
     return str(value).rstrip().replace("\n", "\n" + " " * 11)
-
-
-STATES = {
-    "task-sent": "PENDING",
-    "task-received": "RECEIVED",
-    "task-started": "STARTED",
-    "task-succeeded": "SUCCESS",
-    "task-failed": "FAILURE",
-    "task-retried": "RETRY",
-    "task-rejected": "REJECTED",
-    "task-revoked": "REVOKED",
-}
 
 
 def outcome(one: str, events: list[dict[str, Any]]) -> dict[str, Any]:

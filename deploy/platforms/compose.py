@@ -30,6 +30,14 @@ IMAGE_SOURCES = ("app", "requirements/app.txt", "deploy/image")
 # Seconds. An engine that answers takes a tenth of one; a wedged one never answers.
 ENGINE_PATIENCE = 10
 
+# The variables of compose.yaml that the broker's container is made from.
+BROKER = (
+    "WARREN_RABBITMQ_.*",
+    "WARREN_DEFINITIONS_DIGEST",
+    "WARREN_BIND",
+    "WARREN_(?:AMQP|MANAGEMENT|PROMETHEUS)_PORT",
+)
+
 # What a worker does first.
 LOAD = "from app import celery; celery.loader.import_default_modules()"
 
@@ -190,7 +198,7 @@ class Compose:
 
     def change(self, running: bool) -> None:
         """Brings image and files up to date, where workers are ``running`` without harm to them or to their tasks."""
-        broker = self.deployed("WARREN_DEFINITIONS_DIGEST")
+        broker = self.deployed()
         built = self.build_image()
         was = {
             file: file.read_text() for file in (STATE / "compose.env", *(STATE / "env").glob("*.env")) if file.exists()
@@ -206,17 +214,16 @@ class Compose:
                 for file, text in was.items():
                     write_private(file, text)
                 raise
-        if broker and broker != self.deployed("WARREN_DEFINITIONS_DIGEST"):
+        if broker and broker != self.deployed():
             # Compose will replace the broker first; who still runs a task then would lose it, and it would run again.
             note("the broker changes: workers end their tasks first")
             self.runner.run(self.compose("stop", "worker"))
 
     @staticmethod
-    def deployed(name: str) -> str:
-        """The value of a variable in compose.env, as of now."""
+    def deployed() -> list[str]:
+        """What compose.env says of the broker now; another answer after `write` makes another container of it."""
         file = STATE / "compose.env"
-        found = re.search(rf"^{name}='(.*)'$", file.read_text(), re.MULTILINE) if file.exists() else None
-        return found[1] if found else ""
+        return re.findall(rf"^(?:{'|'.join(BROKER)})=.*$", file.read_text(), re.MULTILINE) if file.exists() else []
 
     def try_tasks(self) -> None:
         """Loads the tasks once in the new image, before it takes the place of workers that work.

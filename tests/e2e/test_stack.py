@@ -160,6 +160,16 @@ def test_an_edit_of_the_tasks_takes_effect(stack: Checkout) -> None:
     assert stack.invoke("call", name, "--wait").stdout == '"made today"\n'
 
 
+def test_a_changed_setting_of_the_broker_interrupts_no_task(stack: Checkout) -> None:
+    task = stack.invoke("call", "sleep", "6").stdout.strip()
+    eventually(lambda: stack.json("result", task)["state"] == "STARTED", 30)
+    stack.set(WARREN_DELIVERY_LIMIT="19")
+    stack.invoke("up")
+    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
+    kinds = [event["type"] for event in eventlog.find(url(stack, "ops"), task)]
+    assert kinds.count("task-started") == 1, kinds
+
+
 def test_a_wrong_password_is_said_and_what_to_do(stack: Checkout) -> None:
     file = stack.folder / ".warren" / "secrets" / "producer"
     right = file.read_text()

@@ -275,7 +275,10 @@ class Local:
         """Makes supervisor know the programs of the configuration; what changed is stopped for it."""
         differences = self.supervisor.differences()
         added, changed, removed = ([name for name in names if service_of(name) in services] for names in differences)
-        self.stop([*changed, *removed, *force], progress)
+        last = "rabbitmq" in changed and "worker" in services
+        # A worker whose broker goes away loses the task that it runs, which then runs again.
+        workers = [name for name in self.supervisor.processes() if last and service_of(name) == "worker"]
+        self.stop(dict.fromkeys([*changed, *removed, *force, *workers]), progress)
         for name in (*changed, *removed):
             self.supervisor.remove(name)
         for name in (*changed, *added):
