@@ -23,7 +23,7 @@ def up(s: Session, workers: str = "", try_it: bool = False) -> None:
     """Start the stack and wait until all of it is ready. Does nothing where it is up already."""
     from deploy.commands import stack
 
-    stack.up(s, whole_number(workers, "--workers", 0, "invoke up --workers 4") if workers else None, try_it)
+    stack.up(s, whole_number(workers, "--workers", 0, "invoke up --workers 4", most=1000) if workers else None, try_it)
 
 
 @command(help={"volumes": "also delete the data: waiting tasks, the event log, Flower's history", "yes": "don't ask"})
@@ -92,9 +92,7 @@ def call(
     """Send a task and print its id, or with --wait its result: invoke call add 2 3 --wait"""
     from deploy.commands import send
 
-    send.call(
-        s, name, args, kwargs=kwargs, wait=wait, timeout=timeout, queue=queue, countdown=countdown, as_json=json
-    )
+    send.call(s, name, args, kwargs=kwargs, wait=wait, timeout=timeout, queue=queue, countdown=countdown, as_json=json)
 
 
 @command(help={"id": "the task's id", "json": JSON})
@@ -110,11 +108,11 @@ def result(s: Session, id: str, json: bool = False) -> None:
     help={
         "ids": "ids of tasks",
         "terminate": "also end those that run",
-        "signal": "the signal that ends them (default SIGTERM)",
+        "signal": "the signal that ends them, with --terminate (default SIGTERM)",
         "json": JSON,
     },
 )
-def revoke(s: Session, ids: list[str], terminate: bool = False, signal: str = "SIGTERM", json: bool = False) -> None:
+def revoke(s: Session, ids: list[str], terminate: bool = False, signal: str = "", json: bool = False) -> None:
     """Keep waiting tasks from running; with --terminate end running ones: invoke revoke ID --terminate"""
     from deploy.commands import control
 
@@ -126,7 +124,15 @@ def scale_workers(s: Session, workers: str) -> None:
     """Set the number of workers; idle ones stop first, and none while it runs a task: invoke scale-workers 4"""
     from deploy.commands import stack
 
-    stack.scale_workers(s, whole_number(workers, "the number of workers", 0, "invoke scale-workers 4"))
+    stack.scale_workers(s, whole_number(workers, "the number of workers", 0, "invoke scale-workers 4", most=1000))
+
+
+@command(rest="words", help={"service": "where to run it", "words": "the command; its own options after --"})
+def exec(s: Session, service: str, words: list[str]) -> None:
+    """Run a command where a service runs: invoke exec worker -- celery -A app report"""
+    from deploy.commands import stack
+
+    stack.execute(s, service, words)
 
 
 @command(help={"json": JSON})
@@ -194,7 +200,7 @@ def lock(s: Session) -> None:
 
 
 namespace = Collection(
-    *(up, down, restart, status, scale_workers, logs, config, build, open_page),
+    *(up, down, restart, status, scale_workers, logs, exec, config, build, open_page),
     *(call, result, revoke, ping, queues),
     *(lint, test, lock),
 )

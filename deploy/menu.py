@@ -110,16 +110,18 @@ def with_exit_codes(body: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def whole_number(text: str, name: str, least: int, example: str) -> int:
-    """``text`` as a number of at least ``least``.
+def whole_number(text: str, name: str, least: int, example: str, most: int = 1_000_000) -> int:
+    """``text`` as a number from ``least`` to ``most``.
 
     Raises:
         WarrenError: it is none (exit code 2).
     """
-    if not re.fullmatch(r"[+-]?\d+", text.strip()) or int(text) < least:
+    if not re.fullmatch(r"[+-]?\d{1,18}", text.strip()) or int(text) < least:
         raise WarrenError(
             f"{name} is a whole number of at least {least}, not {text!r}; for example {example}", ExitCode.USAGE
         )
+    if int(text) > most:
+        raise WarrenError(f"{name} is at most {most}, not {text}; for example {example}", ExitCode.USAGE)
     return int(text)
 
 

@@ -20,7 +20,7 @@ def note(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    say(json.dumps(value, indent=2, default=str))
+    say(json.dumps(value, indent=2, default=str, ensure_ascii=False))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:

@@ -59,7 +59,8 @@ def require_free(settings: Settings, fields: Sequence[str] = FIELDS) -> None:
 
 def taken(field: str, port: int) -> WarrenError:
     """The error of a port that something else listens on."""
-    other = port + 10000 if port < 50000 else port - 10000
+    # Further than the ports of the stack are from each other, so that it is none of those.
+    other = port + 20000 if port < 45000 else port - 20000
     return WarrenError(
         f"port {port} is taken by another program; stop that, or choose another port: WARREN_{field.upper()}={other} in .env",
         ExitCode.PORT,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 
-__all__ = ["Runner"]
+__all__ = ["INTERRUPTED", "Runner"]
 
 # How a program ends that Ctrl-C ended: by the signal itself, or with a shell's code for it.
 INTERRUPTED = {-signal.SIGINT, 128 + signal.SIGINT}
@@ -71,7 +71,7 @@ class Runner:
         if not self.acts(shlex.join(arguments)):
             return 0
         try:
-            process = subprocess.Popen(arguments, cwd=ROOT)
+            process = subprocess.Popen(arguments, cwd=ROOT, env=surroundings(arguments))
         except FileNotFoundError as error:
             raise missing(arguments) from error
         while True:
@@ -92,7 +92,7 @@ class Runner:
             return subprocess.run(
                 arguments,
                 cwd=ROOT,
-                env={**os.environ, **environment} if environment else None,
+                env={**surroundings(arguments), **(environment or {})},
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
@@ -106,6 +106,13 @@ class Runner:
 
 def missing(arguments: Sequence[str]) -> WarrenError:
     return WarrenError(f"{arguments[0]} is not installed, or not on the PATH", ExitCode.PLATFORM)
+
+
+def surroundings(arguments: Sequence[str]) -> dict[str, str]:
+    """The environment of a command. Compose would let a variable of the shell win over `.warren/compose.env`, which has
+    it already, checked and in the form that Compose needs."""
+    ours = arguments[0] == "docker"
+    return {name: value for name, value in os.environ.items() if not (ours and name.startswith("WARREN_"))}
 
 
 def failed(arguments: Sequence[str], done: subprocess.CompletedProcess[str]) -> WarrenError:

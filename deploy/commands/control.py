@@ -98,6 +98,7 @@ def ping(s: Session, as_json: bool) -> None:
         for node in silent:
             say(f"{node}: silent for {REPLY_PATIENCE:g} s")
     if not known:
+        refuse_under_alarm(s)
         raise WarrenError(
             "no worker is connected to the broker; `invoke status` shows why, `invoke scale-workers 1` starts one",
             ExitCode.UNKNOWN,
@@ -128,6 +129,10 @@ def revoke(s: Session, ids: list[str], terminate: bool, signal: str, as_json: bo
     if not ids:
         raise WarrenError("which task? Give one or more ids: invoke revoke ID...", ExitCode.USAGE)
     ids = [task_id(one) for one in ids]
+    if signal and not terminate:
+        raise WarrenError("--signal says how to end running tasks; it goes with --terminate", ExitCode.USAGE)
+    signal = (signal or "SIGTERM").upper()
+    signal = signal if signal.startswith("SIG") else f"SIG{signal}"
     if signal not in {one.name for one in signals.Signals}:
         raise WarrenError(f"there is no signal {signal!r}; SIGTERM asks a task to end, SIGKILL ends it", ExitCode.USAGE)
     ending = f"terminate {signal}" if terminate else "revoke"

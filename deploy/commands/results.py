@@ -24,7 +24,9 @@ def result(s: Session, asked: str, as_json: bool) -> None:
         try:
             events = find(s.broker_url("ops"), one)
         except Unavailable as error:
-            raise WarrenError(str(error), ExitCode.BROKER) from error
+            # Of the container that it was written for; here it stands in a file.
+            said = str(error).replace("CELERY_BROKER_URL", ".warren/secrets/ops; `invoke up` gives it to the broker")
+            raise WarrenError(said, ExitCode.BROKER) from error
     if not events:
         raise WarrenError(
             f"no event of the last {s.settings.events_max_age} mentions {one}; was it sent through this broker?",

@@ -6,13 +6,14 @@ import difflib
 import functools
 import json
 import math
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 
 from deploy.commands.control import ask, connected, nodes, refuse_under_alarm
-from deploy.errors import ExitCode, WarrenError
+from deploy.errors import ExitCode, WarrenError, reason
 from deploy.output import note, print_json, say
 from deploy.session import Session
 
@@ -27,7 +28,7 @@ CONFIRM_PATIENCE = 5
 
 def as_json_value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=no_json)
     except ValueError:
         quoted = json.dumps(text)
         raise WarrenError(
@@ -35,9 +36,14 @@ def as_json_value(text: str) -> Any:
         ) from None
 
 
+def no_json(constant: str) -> None:
+    """Python would read NaN and Infinity, which are no JSON and which other readers refuse."""
+    raise ValueError(constant)
+
+
 def as_json_object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=no_json)
     except ValueError:
         value = None
     if not isinstance(value, dict):
@@ -98,7 +104,13 @@ def own_names(s: Session) -> set[str]:
     from app.factory import make
 
     app = make(replace(s.settings, broker_url="amqp://"))
-    app.loader.import_default_modules()
+    try:
+        app.loader.import_default_modules()
+    except Exception as error:
+        raise WarrenError(
+            f"app/tasks.py can't be imported ({type(error).__name__}: {reason(error)}); mend it, or give the task's whole name",
+            ExitCode.UNKNOWN,
+        ) from error
     return {name for name in app.tasks if not name.startswith("celery.")}
 
 
@@ -130,10 +142,9 @@ def call(
     if delay:
         # Celery's delayed delivery counts whole seconds; never earlier than asked.
         options["countdown"] = math.ceil(delay)
-    shown = json.dumps(values)
-    if not s.runner.acts(
-        f"celery -A app call {name} --args='{shown}' --kwargs='{json.dumps(named)}'  # as user producer, {options}"
-    ):
+    line = ["celery", "-A", "app", "call", name, f"--args={json.dumps(values)}", f"--kwargs={json.dumps(named)}"]
+    line += [f"--{option}={value}" for option, value in options.items()]
+    if not s.runner.acts(f"{shlex.join(line)}  # as user producer"):
         return
     with connected(s, "producer"):
         app = s.client("producer")
@@ -217,6 +228,6 @@ def show_as_json(name: str, sent: Any) -> None:
 
 def show_as_text(sent: Any) -> None:
     if sent.state == "SUCCESS":
-        say(json.dumps(sent.result))
+        say(json.dumps(sent.result, ensure_ascii=False))
     elif sent.traceback:
         note(sent.traceback.rstrip())

@@ -11,10 +11,11 @@ from typing import Any
 from app.environment import as_text
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
+from deploy.run import INTERRUPTED
 from deploy.services import FLOWER_LOGIN, SERVICES
 from deploy.session import Session
 
-__all__ = ["build", "config", "down", "logs", "open_page", "restart", "scale_workers", "status", "up"]
+__all__ = ["build", "config", "down", "execute", "logs", "open_page", "restart", "scale_workers", "status", "up"]
 
 
 def up(s: Session, workers: int | None, try_it: bool = False) -> None:
@@ -183,11 +184,22 @@ def queues(s: Session, every: bool, as_json: bool) -> None:
 
 def logs(s: Session, services: list[str], follow: bool, tail: int) -> None:
     code = s.platform.logs(checked(services) or list(SERVICES), follow, tail)
+    # Ctrl-C is how one leaves a log that one follows.
+    if code and not (follow and code in INTERRUPTED):
+        raise SystemExit(code)
+
+
+def execute(s: Session, service: str, words: list[str]) -> None:
+    if not words:
+        raise WarrenError("which command? For example: invoke exec worker -- celery -A app report", ExitCode.USAGE)
+    code = s.platform.exec(checked([service])[0], words)
     if code:
         raise SystemExit(code)
 
 
 def scale_workers(s: Session, workers: int) -> None:
+    for line in alarm_lines(s):
+        note(line)
     running = [one for one in s.platform.status() if one.service == "worker" and one.state != "stopped"]
     busy: set[str] = set()
     if 0 < workers < len(running):

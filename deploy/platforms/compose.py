@@ -16,6 +16,7 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.output import note
 from deploy.paths import ROOT, STATE, write_private
 from deploy.platforms.base import Endpoints, Instance
+from deploy.platforms.lock import locked
 from deploy.run import Runner
 from deploy.secrets import Secrets
 from deploy.services import SERVICES, environments
@@ -29,6 +30,9 @@ IMAGE_SOURCES = ("app", "requirements/app.txt", "deploy/image")
 
 # Seconds. An engine that answers takes a tenth of one; a wedged one never answers.
 ENGINE_PATIENCE = 10
+
+# What Compose takes for the project's folder: that of the file.
+HOME = ROOT / "deploy"
 
 # The variables of compose.yaml that the broker's container is made from.
 BROKER = (
@@ -173,15 +177,20 @@ class Compose:
 
     def up(self, workers: int | None) -> None:
         self.check()
+        with locked(note):
+            self.bring_up(workers)
+
+    def bring_up(self, workers: int | None) -> None:
         containers = self.containers()
         before = [instance(container) for container in containers]
         held = {int(port) for container in containers for port in re.findall(r":(\d+)->", container.get("Ports", ""))}
         ports.require_free(
             self.settings, [field for field in ports.FIELDS if getattr(self.settings, field) not in held]
         )
-        running = sum(one.service == "worker" and one.state in {"running", "starting"} for one in before)
-        self.change(running > 0)
-        count = workers if workers is not None else running or self.settings.workers
+        there = [one for one in before if one.service == "worker"]
+        self.change(any(one.state in {"running", "starting"} for one in there))
+        # None of a stack that is there is what somebody scaled it to.
+        count = workers if workers is not None else len(there) if before else self.settings.workers
         try:
             self.runner.run(
                 [
@@ -294,19 +303,26 @@ class Compose:
         self.runner.run(self.compose("down", "--remove-orphans", *(["--volumes"] if volumes else [])))
 
     def restart(self, services: Sequence[str]) -> None:
+        with locked(note):
+            self.renew(services)
+
+    def renew(self, services: Sequence[str]) -> None:
         if not self.status():
             raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
         self.change("worker" in services)
         wanted = [service for service in SERVICES if service in services]
         workers = sum(instance.service == "worker" for instance in self.status())
-        self.runner.run(
-            [
-                *self.compose("up", "--detach", "--no-deps", "--force-recreate"),
-                # Compose knows the services that are named, and no others.
-                *(["--scale", f"worker={workers}"] if "worker" in wanted else []),
-                *("--wait", "--wait-timeout", str(self.settings.up_timeout), *wanted),
-            ]
-        )
+        try:
+            self.runner.run(
+                [
+                    *self.compose("up", "--detach", "--no-deps", "--force-recreate"),
+                    # Compose knows the services that are named, and no others.
+                    *(["--scale", f"worker={workers}"] if "worker" in wanted else []),
+                    *("--wait", "--wait-timeout", str(self.settings.up_timeout), *wanted),
+                ]
+            )
+        except WarrenError as error:
+            self.await_recovery(error)
 
     def containers(self, service: str | None = None) -> list[dict[str, Any]]:
         label = "com.docker.compose"
@@ -320,7 +336,16 @@ class Compose:
             printed = self.runner.read(command, timeout=ENGINE_PATIENCE)
         except WarrenError as error:
             raise self.explained(error) from error
-        return [json.loads(line) for line in printed.splitlines()]
+        found = [json.loads(line) for line in printed.splitlines()]
+        for one in found:
+            home = labels(one).get(f"{label}.project.working_dir", str(HOME))
+            if Path(home) != HOME:
+                raise WarrenError(
+                    f"the containers of WARREN_PROJECT={self.settings.project} belong to the checkout {Path(home).parent}; "
+                    "choose another name (and other ports) in .env, or go there",
+                    ExitCode.REFUSED,
+                )
+        return found
 
     def status(self) -> list[Instance]:
         found = [instance(container) for container in self.containers()]
@@ -401,9 +426,12 @@ def number(name: str) -> int:
     return int(found.group(1)) if found else 0
 
 
+def labels(container: dict[str, Any]) -> dict[str, str]:
+    return dict(label.partition("=")[::2] for label in container["Labels"].split(","))
+
+
 def instance(container: dict[str, Any]) -> Instance:
-    labels = dict(label.partition("=")[::2] for label in container["Labels"].split(","))
-    service = labels["com.docker.compose.service"]
+    service = labels(container)["com.docker.compose.service"]
     status = container["Status"]
     checked = re.search(r"\((healthy|unhealthy|health: starting)\)", status)
     running = container["State"] == "running"

@@ -69,5 +69,9 @@ def test_a_revoke_leaves_nothing_behind(broker: Broker, worker: Worker, producer
     known = eventually(lambda: ops.control.inspect([worker.node]).revoked()[worker.node], 20, "the worker answers")
     assert {*ids, running.id} <= set(known)
     ops.close()
-    eventually(lambda: broker.queues() == queues, 10, lambda: f"only {queues}, not {broker.queues() - queues}")
+    # What earlier tests left may go meanwhile; RabbitMQ 3.10 lists a new queue, as this producer's for replies, late.
+    before = queues | {producer.backend.oid}
+    eventually(
+        lambda: broker.queues() <= before, 30, lambda: f"no queue but {before}; here: {broker.queues() - before}"
+    )
     assert [line for line in worker.lines if re.search(r"WARNING|ERROR|CRITICAL|Traceback", line)] == []

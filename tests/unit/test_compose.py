@@ -200,10 +200,10 @@ def take(monkeypatch: pytest.MonkeyPatch, *taken: int) -> None:
 @pytest.mark.parametrize(
     ("port", "variable"),
     [
-        (5672, "WARREN_AMQP_PORT=15672"),
-        (15672, "WARREN_MANAGEMENT_PORT=25672"),
-        (15692, "WARREN_PROMETHEUS_PORT=25692"),
-        (5555, "WARREN_FLOWER_PORT=15555"),
+        (5672, "WARREN_AMQP_PORT=25672"),
+        (15672, "WARREN_MANAGEMENT_PORT=35672"),
+        (15692, "WARREN_PROMETHEUS_PORT=35692"),
+        (5555, "WARREN_FLOWER_PORT=25555"),
     ],
 )
 def test_a_taken_port_names_its_variable_before_anything_is_started(
@@ -221,8 +221,8 @@ def test_a_taken_port_names_its_variable_before_anything_is_started(
 
 
 def test_the_port_that_is_proposed_is_one(settings: Settings) -> None:
-    assert "WARREN_AMQP_PORT=50000 " in str(ports.taken("amqp_port", 60_000))
-    assert "WARREN_AMQP_PORT=59999 " in str(ports.taken("amqp_port", 49_999))
+    assert "WARREN_AMQP_PORT=40000 " in str(ports.taken("amqp_port", 60_000))
+    assert "WARREN_AMQP_PORT=59999 " in str(ports.taken("amqp_port", 39_999))
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_a_dry_call_asks_and_sends_nothing(world: World, secrets: Secrets) -> No
     session = make_session(secrets, dry=True)
     call(session, "add", "2")
     assert world.tasks_sent() == []
-    assert session.runner.shown[-1].startswith("celery -A app call app.tasks.add --args='[2]' --kwargs='{}'")  # type: ignore[attr-defined]
+    assert session.runner.shown[-1].startswith("celery -A app call app.tasks.add '--args=[2]' '--kwargs={}'")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -349,9 +349,7 @@ def test_a_broker_that_does_not_confirm(world: World, session: Session, monkeypa
 # --- revoke
 
 
-def revoke(
-    session: Session, *ids: str, terminate: bool = False, signal: str = "SIGTERM", as_json: bool = False
-) -> None:
+def revoke(session: Session, *ids: str, terminate: bool = False, signal: str = "", as_json: bool = False) -> None:
     control.revoke(session, list(ids), terminate, signal, as_json)
 
 
@@ -376,11 +374,24 @@ def test_no_id(world: World, session: Session) -> None:
     assert line == "which task? Give one or more ids: invoke revoke ID..."
 
 
-@pytest.mark.parametrize("signal", ["TERM", "9", "sigterm", "SIGFOO", ""])
+@pytest.mark.parametrize("signal", ["9", "sigfoo", "SIGFOO"])
 def test_a_signal_that_there_is_not(world: World, session: Session, signal: str) -> None:
-    line = refused(ExitCode.USAGE, lambda: revoke(session, ID, signal=signal))
-    assert line == f"there is no signal {signal!r}; SIGTERM asks a task to end, SIGKILL ends it"
+    line = refused(ExitCode.USAGE, lambda: revoke(session, ID, terminate=True, signal=signal))
+    assert line.startswith("there is no signal 'SIG")
+    assert line.endswith("; SIGTERM asks a task to end, SIGKILL ends it")
+
+
+def test_a_signal_without_terminate_would_do_nothing(world: World, session: Session) -> None:
+    line = refused(ExitCode.USAGE, lambda: revoke(session, ID, signal="SIGKILL"))
+    assert "--terminate" in line
     assert world.told == []
+
+
+@pytest.mark.parametrize("signal", ["KILL", "SIGKILL", "sigkill"])
+def test_a_signal_by_any_of_its_names(world: World, session: Session, signal: str) -> None:
+    world.replies["revoke"] = [{"celery@a": {}}, {"celery@b": {}}]
+    revoke(session, ID, terminate=True, signal=signal)
+    assert [options["signal"] for method, options in world.told if method == "revoke"] == ["SIGKILL"]
 
 
 @pytest.mark.parametrize("terminate", [True, False])
@@ -388,11 +399,11 @@ def test_every_worker_is_told(
     world: World, session: Session, capsys: pytest.CaptureFixture[str], terminate: bool
 ) -> None:
     world.replies["revoke"] = [{"celery@a": {"ok": "x"}}, {"celery@b": {"ok": "x"}}]
-    revoke(session, ID, OTHER, terminate=terminate, signal="SIGKILL")
+    revoke(session, ID, OTHER, terminate=terminate)
     ((_, options),) = world.told
     assert options["ids"] == [ID, OTHER]
-    assert (options["terminate"], options["signal"], options["limit"]) == (terminate, "SIGKILL", 2)
-    did = "terminated with SIGKILL where it runs, and revoked" if terminate else "revoked"
+    assert (options["terminate"], options["signal"], options["limit"]) == (terminate, "SIGTERM", 2)
+    did = "terminated with SIGTERM where it runs, and revoked" if terminate else "revoked"
     assert capsys.readouterr().out == "".join(f"{one}: {did}; 2 of 2 workers know\n" for one in (ID, OTHER))
 
 

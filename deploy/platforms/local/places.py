@@ -9,7 +9,6 @@ from deploy.paths import ROOT, STATE
 __all__ = [
     "CONF",
     "LOCAL",
-    "LOCK",
     "LOGS",
     "PROGRAMS",
     "RECORDS",
@@ -25,8 +24,6 @@ CONF = LOCAL / "supervisord.conf"
 PROGRAMS = LOCAL / "programs"
 # What launch.py writes: the process id of each program, with its start time.
 RECORDS = LOCAL / "run"
-# Beside the folder, not in it: `down --volumes` deletes the folder while it holds the lock.
-LOCK = STATE / "local.lock"
 
 
 def program_file(name: str) -> Path:

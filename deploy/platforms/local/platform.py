@@ -19,7 +19,6 @@ from deploy.paths import ROOT, private_folder, write_private
 from deploy.platforms.base import Endpoints, Instance
 from deploy.platforms.local import addresses, broker, install, launch, leftovers, package
 from deploy.platforms.local.addresses import Ports
-from deploy.platforms.local.lock import locked
 from deploy.platforms.local.places import CONF, LOCAL, LOGS, PROGRAMS, log_file, program_file, relative
 from deploy.platforms.local.programs import (
     ORDER,
@@ -35,6 +34,7 @@ from deploy.platforms.local.programs import (
 from deploy.platforms.local.progress import Progress
 from deploy.platforms.local.ready import last_line, log_size, ready
 from deploy.platforms.local.supervisor import NAME, Process, Supervisor, digests, drop_socket_folder
+from deploy.platforms.lock import locked
 from deploy.run import Runner
 from deploy.secrets import Secrets
 from deploy.services import SERVICES
@@ -204,7 +204,7 @@ class Local:
                 yield progress
                 return
             private_folder(LOCAL)
-            with locked(progress):
+            with locked(progress.waits):
                 yield progress
 
     def require_running(self) -> dict[str, Process]:

@@ -188,6 +188,10 @@ def seconds(info: dict[str, Any]) -> int:
     return max(0, int(info["now"] - since)) if since else 0
 
 
+# What supervisord answers to everything from the moment that it is told to end (xmlrpc.Faults.SHUTDOWN_STATE).
+SHUTTING_DOWN = 6
+
+
 class Supervisor:
     """Speaks with supervisord; starts it where it does not run."""
 
@@ -205,6 +209,14 @@ class Supervisor:
             return getattr(self.server.supervisor, method)(*arguments)
         except http.client.HTTPException as error:
             raise ConnectionError(str(error)) from error
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == SHUTTING_DOWN:
+                raise WarrenError(
+                    "the stack is shutting down, running tasks first; wait until `ps` shows no supervisord of it any more, "
+                    "then try again",
+                    ExitCode.FAILED,
+                ) from fault
+            raise
         except KeyboardInterrupt:
             # The answer is still to come on this connection, and would be taken for that of the next call.
             self.server("close")()

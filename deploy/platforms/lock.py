@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from deploy.paths import private_folder
-from deploy.platforms.local.places import LOCK
-from deploy.platforms.local.progress import Progress
+from deploy.paths import STATE, private_folder
 
 __all__ = ["locked"]
 
+LOCK = STATE / "lock"
+
 
 @contextmanager
-def locked(progress: Progress) -> Iterator[None]:
-    """Waits until no other command changes the stack. The system drops the lock of a process that dies."""
+def locked(waits: Callable[[str], None]) -> Iterator[None]:
+    """Waits until no other command changes the stack, which ``waits`` is told. The lock of a process that dies is dropped."""
     private_folder(LOCK.parent)
     with LOCK.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.waits("waiting for another command that changes this stack")
+            waits("waiting for another command that changes this stack")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
