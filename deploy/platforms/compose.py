@@ -202,7 +202,7 @@ class Compose:
             self.await_recovery(error)
         except KeyboardInterrupt:
             if not before:
-                self.down(volumes=False)
+                self.stop(volumes=False)
             raise
 
     def change(self, running: bool) -> None:
@@ -296,6 +296,11 @@ class Compose:
         return written[-1] if written else ""
 
     def down(self, volumes: bool) -> None:
+        with locked(note):
+            self.containers()  # refuses where they are another checkout's
+            self.stop(volumes)
+
+    def stop(self, volumes: bool) -> None:
         if not (STATE / "compose.env").exists():
             self.write()
         # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.

@@ -112,6 +112,17 @@ def make(home: Path, secrets: Secrets, monkeypatch: pytest.MonkeyPatch) -> Any:
 # --- up
 
 
+def test_the_stack_of_another_checkout_is_left_alone(make: Any) -> None:
+    theirs = container("rabbitmq")
+    theirs["Labels"] += ",com.docker.compose.project.working_dir=/srv/other/deploy"
+    for act in (lambda one: one.up(None), lambda one: one.status(), lambda one: one.restart(["worker"])):
+        driver = make(theirs)
+        with pytest.raises(WarrenError, match="belong to the checkout /srv/other; choose another name") as caught:
+            act(driver)
+        assert caught.value.code is ExitCode.REFUSED
+        assert driver.ran == []
+
+
 def test_a_fresh_up(make: Any) -> None:
     driver = make()
     driver.up(None)

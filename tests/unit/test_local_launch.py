@@ -62,7 +62,11 @@ def test_it_becomes_the_program_and_notes_itself(tmp_path: Path) -> None:
     process = run(file)
     record = tmp_path / "record.json"
     until(record.exists)
-    assert json.loads(record.read_text()) == {"pid": process.pid, "started": launch.started(process.pid)}
+    assert json.loads(record.read_text()) == {
+        "pid": process.pid,
+        "started": launch.started(process.pid),
+        "boot": launch.boot(),
+    }
     assert launch.leftovers(str(record)) == [process.pid]
     process.kill()
     process.wait()
@@ -90,6 +94,19 @@ def test_pool_processes_of_a_killed_worker_end_before_its_successor_starts(tmp_p
     described(tmp_path, "true")
     run(file).communicate(timeout=10)
     until(lambda: not launch.started(orphan))
+
+
+def test_a_record_from_before_a_restart_of_the_host_is_not_ours(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        noted = {"pid": other.pid, "started": launch.started(other.pid)}
+        try:
+            record.write_text(json.dumps({**noted, "boot": launch.boot()}))
+            assert launch.leftovers(str(record)) == [other.pid]
+            record.write_text(json.dumps({**noted, "boot": "another"}))
+            assert launch.leftovers(str(record)) == []
+        finally:
+            other.kill()
 
 
 def test_another_process_with_a_recorded_pid_is_not_ours(tmp_path: Path) -> None:

@@ -74,12 +74,24 @@ def group(leader: int) -> list[int]:
     return found
 
 
+def boot() -> str:
+    """What tells this run of the host from others; empty where the system does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:  # noqa: PTH123
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
 def leftovers(record: str) -> list[int]:
     """The processes that still run of the program whose start ``record`` notes."""
     try:
         with open(record) as file:  # noqa: PTH123
             noted = json.load(file)
     except (OSError, ValueError):
+        return []
+    if noted.get("boot", boot()) != boot():
+        # Before a restart of the host: the numbers belong to others now.
         return []
     pid, then = noted["pid"], noted["started"]
     # While a group has members, no new process gets its number: a leader that started later leads another group.
@@ -90,7 +102,7 @@ def note(record: str) -> None:
     """Notes this process, which leads its own group, as the program that runs now."""
     part = record + ".part"
     with open(part, "w") as file:  # noqa: PTH123
-        json.dump({"pid": os.getpid(), "started": started(os.getpid())}, file)
+        json.dump({"pid": os.getpid(), "started": started(os.getpid()), "boot": boot()}, file)
     os.replace(part, record)  # noqa: PTH105
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import shlex
@@ -253,7 +254,9 @@ class Supervisor:
                 f"the process manager does not start: {''.join(said)}; see {relative(log_file(NAME))}", ExitCode.FAILED
             )
         pid = int(self.call("getPID"))
-        write_private(record_file(NAME), f'{{"pid": {pid}, "started": "{launch.started(pid)}"}}')
+        write_private(
+            record_file(NAME), json.dumps({"pid": pid, "started": launch.started(pid), "boot": launch.boot()})
+        )
 
     def write(self, programs: Sequence[Program], changing: Sequence[Program]) -> None:
         """Writes the configuration for ``programs``, and for each of ``changing`` what launch.py reads."""
