@@ -14,8 +14,11 @@ LOCK = STATE / "lock"
 
 
 @contextmanager
-def locked(waits: Callable[[str], None]) -> Iterator[None]:
+def locked(waits: Callable[[str], None], *, dry: bool = False) -> Iterator[None]:
     """Waits until no other command changes the stack, which ``waits`` is told. The lock of a process that dies is dropped."""
+    if dry:
+        yield
+        return
     private_folder(LOCK.parent)
     with LOCK.open("w") as file:
         try:

@@ -34,7 +34,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "deploy.session.ROOT": tmp_path,
         "deploy.platforms.CHOSEN": state / "platform",
         "deploy.platforms.STATE": state,
-        "deploy.platforms.compose.STATE": state,
+        "deploy.platforms.compose.files.STATE": state,
+        "deploy.platforms.lock.LOCK": state / "lock",
         "deploy.secrets.FOLDER": state / "secrets",
         "deploy.secrets.load.__defaults__": (state / "secrets",),
     }.items():

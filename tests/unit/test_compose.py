@@ -1,4 +1,4 @@
-"""deploy/platforms/compose.py: exactly which commands are run, and what is made of the engine's answers."""
+"""deploy/platforms/compose: exactly which commands are run, and what is made of the engine's answers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from deploy import ports
 from deploy.commands import stack
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
-from deploy.platforms import compose as module
 from deploy.platforms.base import Endpoints, Instance
-from deploy.platforms.compose import Compose
+from deploy.platforms.compose import Compose, containers, engine, files, image
+from deploy.platforms.compose import platform as module
 from deploy.secrets import Secrets
 from deploy.services import broker_url
 from deploy.session import Session
@@ -320,7 +320,7 @@ def test_an_address_that_this_host_does_not_have() -> None:
 
 def test_settings_that_a_service_refuses_are_said_in_its_own_words(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     said = SimpleNamespace(stdout="", stderr="error: CELERY_APP=x can't be imported\n")
-    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: said)
+    monkeypatch.setattr(containers.subprocess, "run", lambda *_, **__: said)
     failing = [container("rabbitmq"), container("worker", state="restarting", status="Restarting (3) 1 second ago")]
     driver = make([], failing, answers={UP.format(1): WarrenError("`docker compose up` failed", ExitCode.FAILED)})
     with pytest.raises(WarrenError) as caught:
@@ -349,7 +349,7 @@ def test_a_service_that_does_not_become_ready_is_named_with_its_last_line(
         asked.append(command)
         return SimpleNamespace(stdout="started\n", stderr="it broke\n\n")
 
-    monkeypatch.setattr(module.subprocess, "run", logs)
+    monkeypatch.setattr(containers.subprocess, "run", logs)
     failing = [
         container("rabbitmq"),
         container("worker", state="restarting", status="Restarting (3) 1 second ago"),
@@ -428,7 +428,7 @@ def test_a_failed_up_that_left_something_is_remembered(make: Any, home: Path) ->
 def test_the_image_is_built_from_this_checkout_under_the_digest_of_its_contents(make: Any) -> None:
     driver = make(built=False, python_image="python:3.12-slim")
     driver.build()
-    image = f"warren-app:{driver.image_digest()}"
+    image = f"warren-app:{driver.image.digest()}"
     assert driver.runner.read_ == [f"docker images --quiet {image}"]
     assert driver.ran == [
         f"docker build --file deploy/image/Dockerfile --tag {image} --build-arg PYTHON_IMAGE=python:3.12-slim "
@@ -456,9 +456,9 @@ def test_an_image_with_a_tag_is_used_as_it_is_and_never_built(make: Any, image: 
     driver = make(built=False, app_image=image)
     driver.build()
     assert bool(driver.ran) is not named
-    assert (driver.image() == image) is named
+    assert (driver.image.name() == image) is named
     if not named:
-        assert driver.image() == f"{image}:{driver.image_digest()}"
+        assert driver.image.name() == f"{image}:{driver.image.digest()}"
 
 
 def test_a_project_of_the_users_own_is_the_images_second_context(make: Any, tmp_path: Path) -> None:
@@ -477,10 +477,10 @@ def test_the_digest_changes_with_what_goes_into_the_image_and_with_nothing_else(
     (tmp_path / "app" / "tasks.py").write_text("one")
     (tmp_path / "requirements" / "app.txt").write_text("celery")
     (tmp_path / "shop" / "celery.py").write_text("shop")
-    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(image, "ROOT", tmp_path)
 
     def digest(**settings: Any) -> str:
-        return str(make(**settings).image_digest())
+        return str(make(**settings).image.digest())
 
     shop = {"celery_app": "shop.celery", "app_context": "shop"}
     first, foreign = digest(), digest(**shop)
@@ -691,12 +691,6 @@ def test_a_workers_node_is_named_after_its_container(make: Any) -> None:
     )
 
 
-def test_containers_of_one_service(make: Any) -> None:
-    driver = make()
-    driver.containers("worker")
-    assert driver.runner.read_ == [f"{PS} --filter label=com.docker.compose.service=worker"]
-
-
 # --- an engine that can't be used
 
 NO_ENGINE = (
@@ -783,14 +777,14 @@ def test_the_engine_gets_a_limited_time_to_answer(make: Any, monkeypatch: pytest
     monkeypatch.setattr(driver.runner, "read", lambda command, timeout=None: limits.append(timeout) or read(command))
     driver.check()
     driver.status()
-    assert limits == [module.ENGINE_PATIENCE] * 3
+    assert limits == [engine.ENGINE_PATIENCE] * 3
 
 
 # --- files
 
 
 def test_values_are_written_so_that_compose_takes_them_literally() -> None:
-    assert module.lines({"A": "x $y #z", "B": "it's"}) == "A='x $y #z'\nB=\"it's\"\n"
+    assert files.lines({"A": "x $y #z", "B": "it's"}) == "A='x $y #z'\nB=\"it's\"\n"
 
 
 @pytest.mark.parametrize(("bind", "written"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("::1", "[::1]")])

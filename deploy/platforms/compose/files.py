@@ -1,0 +1,79 @@
+"""The files that compose.yaml refers to, below `.warren/`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from deploy import ports
+from deploy.definitions import broker_settings, definitions
+from deploy.paths import ROOT, STATE, write_private
+from deploy.platforms.compose.image import sources
+from deploy.secrets import Secrets
+from deploy.services import environments
+from deploy.settings import Settings
+
+__all__ = ["deployed", "lines", "present", "texts", "write"]
+
+# The variables of compose.yaml that the broker's container is made from.
+BROKER = (
+    "WARREN_RABBITMQ_.*",
+    "WARREN_DEFINITIONS_DIGEST",
+    "WARREN_BIND",
+    "WARREN_(?:AMQP|MANAGEMENT|PROMETHEUS)_PORT",
+)
+
+
+def write(settings: Settings, secrets: Secrets, image: str) -> None:
+    """Writes what compose.yaml refers to: the definitions, each service's environment, the variables."""
+    content = json.dumps(definitions(settings, secrets), indent=1)
+    conf = broker_settings(settings)
+    write_private(STATE / "rabbitmq" / "definitions.json", content)
+    write_private(STATE / "rabbitmq" / "30-settings.conf", conf)
+    # Not secret, and read by the broker's user inside its container.
+    (STATE / "rabbitmq" / "30-settings.conf").chmod(0o644)
+    for service, values in environments(settings, secrets, "rabbitmq", 5672, 15672).items():
+        write_private(STATE / "env" / f"{service}.env", lines(values))
+    broker_files = "".join(file.read_text() for file in sources(ROOT / "deploy" / "rabbitmq"))
+    write_private(
+        STATE / "compose.env",
+        lines(
+            {
+                "WARREN_APP_IMAGE": image,
+                "WARREN_RABBITMQ_IMAGE": settings.rabbitmq_image,
+                "WARREN_RABBITMQ_MEMORY_MB": str(settings.rabbitmq_memory_mb),
+                "WARREN_DEFINITIONS_DIGEST": hashlib.sha256((content + conf + broker_files).encode()).hexdigest()[:12],
+                "WARREN_BIND": f"[{settings.bind}]" if ":" in settings.bind else settings.bind,
+                **{f"WARREN_{field.upper()}": str(getattr(settings, field)) for field in ports.FIELDS},
+                "WARREN_WORKERS": str(settings.workers),
+                "WARREN_STOP_GRACE": str(settings.stop_grace),
+                "WARREN_LOG_LEVEL": settings.log_level,
+            }
+        ),
+    )
+
+
+def present() -> bool:
+    """Whether they have been written, by this or an earlier command."""
+    return (STATE / "compose.env").exists()
+
+
+def texts() -> dict[Path, str]:
+    """What stands in those that say what runs: variables and environments."""
+    files = (STATE / "compose.env", *(STATE / "env").glob("*.env"))
+    return {file: file.read_text() for file in files if file.exists()}
+
+
+def deployed() -> list[str]:
+    """What compose.env says of the broker now; another answer after `write` makes another container of it."""
+    file = STATE / "compose.env"
+    return re.findall(rf"^(?:{'|'.join(BROKER)})=.*$", file.read_text(), re.MULTILINE) if file.exists() else []
+
+
+def lines(values: dict[str, str]) -> str:
+    """``values`` as an env file. Single quotes keep Compose from expanding what looks like a variable."""
+    return "".join(
+        f"{name}='{value}'\n" if "'" not in value else f'{name}="{value}"\n' for name, value in values.items()
+    )

@@ -1,0 +1,233 @@
+"""The stack as containers, under Docker Compose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deploy import ports
+from deploy.errors import ExitCode, WarrenError
+from deploy.output import note
+from deploy.paths import write_private
+from deploy.platforms.base import Endpoints, Instance
+from deploy.platforms.compose import containers, engine, files
+from deploy.platforms.compose.image import Image
+from deploy.platforms.lock import locked
+from deploy.run import Runner
+from deploy.secrets import Secrets
+from deploy.services import SERVICES
+from deploy.settings import Settings
+from deploy.wait import until
+
+__all__ = ["Compose"]
+
+
+# What a worker does first.
+LOAD = "from app import celery; celery.loader.import_default_modules()"
+
+
+class Compose:
+    """Drives `docker compose`; every command that it runs can be typed by hand, from the project's folder."""
+
+    name = "compose"
+
+    def __init__(self, settings: Settings, secrets: Secrets, runner: Runner) -> None:
+        self.settings = settings
+        self.secrets = secrets
+        self.runner = runner
+        self.image = Image(settings, runner)
+
+    def compose(self, *arguments: str) -> list[str]:
+        return [
+            *("docker", "compose", "--project-name", self.settings.project),
+            *("--env-file", ".warren/compose.env", "--file", "deploy/compose.yaml", *arguments),
+        ]
+
+    def check(self) -> None:
+        engine.check(self.runner)
+
+    def write(self) -> None:
+        if not self.runner.dry:
+            files.write(self.settings, self.secrets, self.image.name())
+
+    def build(self) -> None:
+        self.image.build()
+
+    def up(self, workers: int | None) -> None:
+        self.check()
+        with locked(note, dry=self.runner.dry):
+            self.bring_up(workers)
+
+    def bring_up(self, workers: int | None) -> None:
+        listed = containers.listed(self.settings, self.runner)
+        before = [containers.instance(one) for one in listed]
+        held = containers.published(listed)
+        ports.require_free(
+            self.settings, [field for field in ports.FIELDS if getattr(self.settings, field) not in held]
+        )
+        there = [one for one in before if one.service == "worker"]
+        self.change(any(one.state in {"running", "starting"} for one in there))
+        # None of a stack that is there is what somebody scaled it to.
+        count = workers if workers is not None else len(there) if before else self.settings.workers
+        try:
+            self.runner.run(
+                [
+                    *self.compose("up", "--detach", "--remove-orphans", "--quiet-pull"),
+                    *("--scale", f"worker={count}", "--wait", "--wait-timeout", str(self.settings.up_timeout)),
+                ]
+            )
+        except WarrenError as error:
+            self.await_recovery(error)
+        except KeyboardInterrupt:
+            if not before:
+                self.stop(volumes=False)
+            raise
+
+    def change(self, running: bool) -> None:
+        """Brings image and files up to date, where workers are ``running`` without harm to them or to their tasks."""
+        broker = files.deployed()
+        built = self.image.build()
+        was = files.texts()
+        self.write()
+        if not running or self.runner.dry:
+            return
+        if built:
+            try:
+                self.try_tasks()
+            except BaseException:
+                # Workers that are added later must be like those that run.
+                for file, text in was.items():
+                    write_private(file, text)
+                raise
+        if broker and broker != files.deployed():
+            # Compose will replace the broker first; who still runs a task then would lose it, and it would run again.
+            note("the broker changes: workers end their tasks first")
+            self.runner.run(self.compose("stop", "worker"))
+
+    def try_tasks(self) -> None:
+        """Loads the tasks once in the new image, before it takes the place of workers that work.
+
+        Raises:
+            WarrenError: they can't be loaded; what runs is left as it is.
+        """
+        try:
+            self.runner.run([*self.compose("run", "--rm", "--no-deps", "--no-TTY", "worker"), "python3", "-c", LOAD])
+        except WarrenError as error:
+            raise WarrenError(
+                "the tasks can't be loaded (see above); correct them, and `invoke up` again. What runs is left as it is",
+                ExitCode.SETTINGS,
+            ) from error
+
+    def await_recovery(self, error: WarrenError) -> None:
+        """Waits for services that are running but not ready, for which `compose up --wait` would not wait.
+
+        So are workers for half a minute after the broker was away.
+
+        Raises:
+            WarrenError: not all get ready in time, or one has ended.
+        """
+
+        def state() -> str:
+            found = self.status()
+            if any(one.state == "failed" or "Restarting" in one.since for one in found):
+                raise self.not_up(error) from error
+            return "ready" if found and all(one.ready for one in found) else "waiting"
+
+        if all(one.state != "running" or one.ready for one in self.status()):
+            raise self.not_up(error) from error
+        until(lambda: state() == "ready", self.settings.up_timeout, lambda: str(self.not_up(error)))
+
+    def not_up(self, error: WarrenError) -> WarrenError:
+        """Why `up` failed: the services that are not ready, with the last line that each wrote."""
+        said = []
+        for instance in self.status():
+            if not instance.ready:
+                last = containers.last_line(instance.name)
+                if last.startswith("error: "):
+                    # Ours, of a setting or of tasks that can't be imported: it says all.
+                    return WarrenError(f"{instance.name}: {last.removeprefix('error: ')}", ExitCode.SETTINGS)
+                said.append(f"{instance.name} is {instance.state}{': ' + last if last else ''}")
+        if not said:
+            return error
+        return WarrenError(
+            "\n".join(said) + "\nwhat came up is left as it is; see `invoke logs`, and `invoke up` to go on",
+            ExitCode.TIMEOUT,
+        )
+
+    def down(self, volumes: bool) -> None:
+        with locked(note, dry=self.runner.dry):
+            self.status()  # refuses where they are another checkout's
+            self.stop(volumes)
+
+    def stop(self, volumes: bool) -> None:
+        if not files.present():
+            self.write()
+        # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
+        self.runner.run(self.compose("stop", "worker"))
+        self.runner.run(self.compose("down", "--remove-orphans", *(["--volumes"] if volumes else [])))
+
+    def restart(self, services: Sequence[str]) -> None:
+        with locked(note, dry=self.runner.dry):
+            self.renew(services)
+
+    def renew(self, services: Sequence[str]) -> None:
+        if not self.status():
+            raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+        self.change("worker" in services)
+        wanted = [service for service in SERVICES if service in services]
+        workers = sum(instance.service == "worker" for instance in self.status())
+        try:
+            self.runner.run(
+                [
+                    *self.compose("up", "--detach", "--no-deps", "--force-recreate"),
+                    # Compose knows the services that are named, and no others.
+                    *(["--scale", f"worker={workers}"] if "worker" in wanted else []),
+                    *("--wait", "--wait-timeout", str(self.settings.up_timeout), *wanted),
+                ]
+            )
+        except WarrenError as error:
+            self.await_recovery(error)
+
+    def status(self) -> list[Instance]:
+        found = [containers.instance(one) for one in containers.listed(self.settings, self.runner)]
+        # Compose takes what is no service any more for an orphan, which the next `up` removes.
+        order = {service: place for place, service in enumerate(SERVICES)}
+        return sorted(found, key=lambda one: (order.get(one.service, len(order)), containers.number(one.name)))
+
+    def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
+        return self.runner.attach(
+            self.compose("logs", "--tail", str(tail), *(["--follow"] if follow else []), *services)
+        )
+
+    def scale(self, workers: int, busy: set[str]) -> None:
+        running = [one for one in self.status() if one.service == "worker" and one.state == "running"]
+        if not any(one.service == "rabbitmq" for one in self.status()):
+            raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+        spare = len(running) - workers
+        if spare > 0:
+            # Compose would stop the youngest; a busy one would hold this command up for as long as its task takes.
+            chosen = sorted(running, key=lambda one: (one.node in busy, -containers.number(one.name)))[:spare]
+            names = [one.name for one in chosen]
+            waited_for = [one.name for one in chosen if one.node in busy]
+            if waited_for:
+                note(f"{', '.join(waited_for)}: ends its task first, for {self.settings.stop_grace} s at most")
+            self.runner.run(["docker", "stop", *names], quiet=True)
+            self.runner.run(["docker", "rm", *names], quiet=True)
+        self.runner.run(
+            [
+                *self.compose("up", "--detach", "--no-deps", "--no-recreate", "--scale", f"worker={workers}"),
+                *("--wait", "--wait-timeout", str(self.settings.up_timeout), "worker"),
+            ]
+        )
+
+    def exec(self, service: str, command: Sequence[str]) -> int:
+        return self.runner.attach(self.compose("exec", service, *command))
+
+    def endpoints(self) -> Endpoints:
+        host = "127.0.0.1" if self.settings.bind in {"0.0.0.0", "::"} else self.settings.bind  # noqa: S104
+        return Endpoints(
+            host=host,
+            amqp=self.settings.amqp_port,
+            management=self.settings.management_port,
+            prometheus=self.settings.prometheus_port,
+            flower=self.settings.flower_port,
+        )
