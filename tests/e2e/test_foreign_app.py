@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.errors import ExitCode
 from tests.support.checkout import Checkout
 from tests.support.eventually import eventually
 
@@ -76,5 +77,5 @@ def test_its_tasks_run_with_its_packages_routes_and_variables(shop: Checkout) ->
 def test_what_cannot_be_imported_is_said_in_one_line(shop: Checkout) -> None:
     shop.set(CELERY_APP="shop.missing:celery_app", WARREN_UP_TIMEOUT="30")
     done = shop.invoke("up", check=False)
-    assert done.returncode != 0
+    assert done.returncode == ExitCode.SETTINGS
     assert "CELERY_APP=shop.missing:celery_app can't be imported" in done.stderr

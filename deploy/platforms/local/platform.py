@@ -314,7 +314,7 @@ class Local:
                 if name in started:
                     first = pids.setdefault(name, process.pid)
                     if not process.up or process.pid != first:
-                        raise WarrenError(f"{name} ended at once{said(name, started[name])}", ExitCode.FAILED)
+                        raise ended(name, started[name])
                 if ready(process, self.settings.bind, ports):
                     waiting.remove(name)
                     if name in started and service_of(name) in SERVICES:
@@ -412,6 +412,15 @@ def ctl(verb: str, name: str) -> str:
 
 def kill(left: dict[str, list[int]]) -> str:
     return f"kill {' '.join(str(pid) for pids in left.values() for pid in pids)}"
+
+
+def ended(name: str, since: int) -> WarrenError:
+    """The error of a program that ended at once."""
+    line = last_line(name, since)
+    if line.startswith("error: "):
+        # Ours, of a setting or of tasks that can't be imported: it says all.
+        return WarrenError(f"{name}: {line.removeprefix('error: ')}", ExitCode.SETTINGS)
+    return WarrenError(f"{name} ended at once{said(name, since)}", ExitCode.FAILED)
 
 
 def said(name: str, since: int) -> str:
