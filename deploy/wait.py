@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from deploy.errors import ExitCode, WarrenError
 
-__all__ = ["amqp_answers", "until"]
+__all__ = ["INTERVAL", "amqp_answers", "until"]
 
 # Seconds between two looks: short beside anything waited for here, and next to no CPU.
 INTERVAL = 0.05

@@ -44,7 +44,7 @@ def connected(s: Session, role: str) -> Iterator[None]:
             f"{where} lacks a queue or exchange ({reason(error)}); `invoke restart rabbitmq` loads the definitions again",
             ExitCode.BROKER,
         ) from error
-    except (OperationalError, ConnectionError, TimeoutError, OSError) as error:
+    except (OperationalError, OSError) as error:
         raise WarrenError(
             f"{where} does not answer ({reason(error)}); `invoke status` shows what runs, `invoke up` starts it",
             ExitCode.BROKER,
@@ -74,6 +74,11 @@ def ask(s: Session, app: Celery, method: str, *, limit: int, **arguments: Any) -
     """What the workers answer to a command of remote control, by node; waits for ``limit`` answers at most."""
     s.runner.show(f"celery -A app inspect {method}  # as user ops")
     replies = app.control.broadcast(method, arguments=arguments, reply=True, limit=limit, timeout=REPLY_PATIENCE)
+    return by_node(replies)
+
+
+def by_node(replies: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """The answers of workers, which Celery gives as a list of one-entry tables, or as None where none was asked for."""
     return {node: answer for reply in replies or [] for node, answer in reply.items()}
 
 
@@ -144,7 +149,7 @@ def revoke(s: Session, ids: list[str], terminate: bool, signal: str, as_json: bo
         replies = app.control.revoke(
             ids, terminate=terminate, signal=signal, reply=bool(known), limit=len(known), timeout=REPLY_PATIENCE
         )
-    answers = {node: answer for reply in replies or [] for node, answer in reply.items()}
+    answers = by_node(replies)
     if as_json:
         print_json(
             {"ids": ids, "terminate": terminate, "workers": len(known), "answered": sorted(answers), "answers": answers}

@@ -126,15 +126,15 @@ class Compose:
             WarrenError: not all get ready in time, or one has ended.
         """
 
-        def state() -> str:
+        def recovered() -> bool:
             found = self.status()
             if any(one.state == "failed" or "Restarting" in one.since for one in found):
                 raise self.not_up(error) from error
-            return "ready" if found and all(one.ready for one in found) else "waiting"
+            return bool(found) and all(one.ready for one in found)
 
         if all(one.state != "running" or one.ready for one in self.status()):
             raise self.not_up(error) from error
-        until(lambda: state() == "ready", self.settings.up_timeout, lambda: str(self.not_up(error)))
+        until(recovered, self.settings.up_timeout, lambda: str(self.not_up(error)))
 
     def not_up(self, error: WarrenError) -> WarrenError:
         """Why `up` failed: the services that are not ready, with the last line that each wrote."""
@@ -170,11 +170,12 @@ class Compose:
             self.renew(services)
 
     def renew(self, services: Sequence[str]) -> None:
-        if not self.status():
+        before = self.status()
+        if not before:
             raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
         self.change("worker" in services)
         wanted = [service for service in SERVICES if service in services]
-        workers = sum(instance.service == "worker" for instance in self.status())
+        workers = sum(one.service == "worker" for one in before)
         try:
             self.runner.run(
                 [
@@ -199,9 +200,10 @@ class Compose:
         )
 
     def scale(self, workers: int, busy: set[str]) -> None:
-        running = [one for one in self.status() if one.service == "worker" and one.state == "running"]
-        if not any(one.service == "rabbitmq" for one in self.status()):
+        found = self.status()
+        if not any(one.service == "rabbitmq" for one in found):
             raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+        running = [one for one in found if one.service == "worker" and one.state == "running"]
         spare = len(running) - workers
         if spare > 0:
             # Compose would stop the youngest; a busy one would hold this command up for as long as its task takes.

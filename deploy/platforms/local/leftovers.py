@@ -14,11 +14,9 @@ from deploy.platforms.local.places import RECORDS, record_file
 from deploy.platforms.local.programs import STOP_ORDER, service_of
 from deploy.platforms.local.progress import Progress
 from deploy.platforms.local.supervisor import NAME
+from deploy.wait import INTERVAL
 
 __all__ = ["end", "forget", "running"]
-
-# Seconds between two looks at processes that are ending.
-INTERVAL = 0.05
 
 
 def running() -> dict[str, list[int]]:

@@ -39,11 +39,9 @@ from deploy.run import Runner
 from deploy.secrets import Secrets
 from deploy.services import SERVICES
 from deploy.settings import Settings
+from deploy.wait import INTERVAL
 
 __all__ = ["Local"]
-
-# Seconds between two looks at what is waited for: short beside anything that is, and next to no CPU.
-INTERVAL = 0.05
 
 # Seconds that pool processes without their worker get before they are killed: their tasks are with others by now.
 ORPHAN_SECONDS = 5
