@@ -35,10 +35,12 @@ class Variable(msgspec.Struct, frozen=True):
     default: Any
     expected: str
     description: str
+    examples: tuple[str, ...] = ()
 
     @property
     def example(self) -> str:
-        return as_text(self.default)
+        """A right value, to be shown where a wrong one was given."""
+        return as_text(self.default) or next(iter(self.examples), "")
 
 
 def as_text(value: Any) -> str:
@@ -69,6 +71,7 @@ def variables(of: type[Variables]) -> dict[str, Variable]:
             default=field.default,
             expected=about.title or "",
             description=about.description or "",
+            examples=tuple(about.examples or ()),
         )
     return found
 
@@ -112,7 +115,8 @@ def unknown(names: Iterable[str], known: Iterable[str], origin: str) -> list[str
     known = list(known)
     lines = []
     for name in sorted(set(names) - set(known)):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        ours = f"WARREN_{name}"
+        near = [ours] if ours in known else difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]}?" if near else "the settings are listed in .env.example"
         lines.append(f"{name} (in {origin}) is no setting of Warren; {hint}")
     return lines

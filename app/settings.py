@@ -18,6 +18,23 @@ QUEUE_NAMES = r"^[a-z][a-z0-9_-]{0,62}$"
 # At least 2: the soft limit, in whole seconds, comes before it.
 Seconds = Annotated[int, Meta(ge=2, le=604_800, title="a number of seconds from 2 to 604800 (a week)")]
 
+# What the monitor tells of tasks and workers, as handlers are given it.
+EVENT_TYPES = (
+    r"^(task-(sent|received|started|succeeded|failed|retried|revoked|rejected|cancelled|unclaimed|stalled|orphaned)"
+    r"|worker-(online|offline))$"
+)
+EventTypes = Annotated[
+    tuple[Annotated[str, Meta(pattern=EVENT_TYPES)], ...],
+    Meta(
+        min_length=1,
+        title="a list of events: task-sent, -received, -started, -succeeded, -failed, -retried, -revoked, -rejected, "
+        "-cancelled, -unclaimed, -stalled, -orphaned, worker-online, worker-offline",
+        extra={"list": True},
+    ),
+]
+# What somebody would want to be woken for.
+TROUBLE = ("task-failed", "task-unclaimed", "task-stalled", "task-orphaned")
+
 
 class AppSettings(Variables, frozen=True, kw_only=True):
     """One field an environment variable; see ``.env.example`` for the same in words."""
@@ -52,6 +69,57 @@ class AppSettings(Variables, frozen=True, kw_only=True):
         default="text", name="MONITOR_FORMAT"
     )
     monitor_dir: Annotated[str, Meta(min_length=1, title="a folder")] = field(default="/data", name="MONITOR_DIR")
+    monitor_address: Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]+$", title="an IP address")] = field(
+        default="127.0.0.1", name="MONITOR_ADDRESS"
+    )
+    monitor_port: Annotated[int, Meta(ge=1, le=65535, title="a port from 1 to 65535")] = field(
+        default=5556, name="MONITOR_PORT"
+    )
+    # Empty: nobody gets in by it.
+    monitor_token: Annotated[str, Meta(title="the key of the monitor's API")] = field(default="", name="MONITOR_TOKEN")
+    monitor_operator_password: Annotated[str, Meta(title="a password")] = field(
+        default="", name="MONITOR_OPERATOR_PASSWORD"
+    )
+    monitor_viewer_password: Annotated[str, Meta(title="a password")] = field(
+        default="", name="MONITOR_VIEWER_PASSWORD"
+    )
+    monitor_cookie_secret: Annotated[str, Meta(title="a key")] = field(default="", name="MONITOR_COOKIE_SECRET")
+    monitor_webhook_key: Annotated[str, Meta(title="a key")] = field(default="", name="MONITOR_WEBHOOK_KEY")
+    # Empty: the page offers no revoke, or no retry.
+    monitor_ops_url: Annotated[str, Meta(pattern=r"^(amqps?://.*)?$", title="an amqp:// address")] = field(
+        default="", name="MONITOR_OPS_URL"
+    )
+    monitor_producer_url: Annotated[str, Meta(pattern=r"^(amqps?://.*)?$", title="an amqp:// address")] = field(
+        default="", name="MONITOR_PRODUCER_URL"
+    )
+    monitor_keep_days: Annotated[int, Meta(ge=1, le=3650, title="a number of days from 1 to 3650")] = field(
+        default=30, name="MONITOR_KEEP_DAYS"
+    )
+    monitor_keep_tasks: Annotated[int, Meta(ge=1, le=100_000_000, title="a number of tasks from 1 to 100000000")] = (
+        field(default=1_000_000, name="MONITOR_KEEP_TASKS")
+    )
+    monitor_handlers: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")], ...],
+        Meta(title="a list of Python modules", examples=["shop.alerts"], extra={"list": True}),
+    ] = field(default=(), name="MONITOR_HANDLERS")
+    monitor_webhook_url: Annotated[
+        str, Meta(pattern=r"^(https?://[^\s/]\S*)?$", title="an http address", examples=["https://example.org/tasks"])
+    ] = field(default="", name="MONITOR_WEBHOOK_URL")
+    monitor_webhook_events: EventTypes = field(default=TROUBLE, name="MONITOR_WEBHOOK_EVENTS")
+    monitor_command: Annotated[str, Meta(title="a command", examples=["/usr/bin/logger -t tasks"])] = field(
+        default="", name="MONITOR_COMMAND"
+    )
+    monitor_command_events: EventTypes = field(default=TROUBLE, name="MONITOR_COMMAND_EVENTS")
+    monitor_unclaimed_after: Annotated[
+        int, Meta(ge=1, le=604_800, title="a number of seconds from 1 to 604800 (a week)")
+    ] = field(default=300, name="MONITOR_UNCLAIMED_AFTER")
+    monitor_stalled_factor: Annotated[int, Meta(ge=2, le=10_000, title="a whole number from 2 to 10000")] = field(
+        default=10, name="MONITOR_STALLED_FACTOR"
+    )
+    # Workers tell every two seconds that they live.
+    monitor_silent_after: Annotated[int, Meta(ge=3, le=3600, title="a number of seconds from 3 to 3600")] = field(
+        default=15, name="MONITOR_SILENT_AFTER"
+    )
 
     @property
     def task_soft_time_limit(self) -> int:

@@ -7,11 +7,10 @@ import socket
 from collections.abc import Sequence
 
 from deploy.errors import ExitCode, WarrenError
+from deploy.settings import PORTS as FIELDS
 from deploy.settings import Settings
 
 __all__ = ["FIELDS", "any_free", "free", "require_free"]
-
-FIELDS = ("amqp_port", "management_port", "prometheus_port", "flower_port")
 
 
 def free(host: str, port: int) -> bool:

@@ -14,14 +14,18 @@ __all__ = ["FOLDER", "ROLES", "Secrets", "load"]
 FOLDER = STATE / "secrets"
 
 ROLES = ("admin", "worker", "producer", "monitor", "flower", "ops")
-NAMES = (*ROLES, "flower-login", "flower-cookie")
+NAMES = (
+    *ROLES,
+    *("flower-login", "flower-cookie"),
+    *("monitor-token", "monitor-operator", "monitor-viewer", "monitor-cookie", "monitor-webhook"),
+)
 
 # 24 bytes are 32 characters of A-Z, a-z, 0-9, - and _: nothing that a URL, a shell or an INI file would need quoted.
 LENGTH = 24
 
 
 class Secrets(dict[str, str]):
-    """Secrets by name: a broker password for each role, Flower's login and the key of its cookies."""
+    """Secrets by name: a broker password for each role, logins of Flower and of the monitor, and the keys of both."""
 
     def __repr__(self) -> str:
         return f"Secrets({', '.join(self)})"

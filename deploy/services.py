@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from app.environment import as_text
 from deploy.definitions import VHOST
 from deploy.platforms.base import in_url
 from deploy.secrets import Secrets
 from deploy.settings import Settings
 
-__all__ = ["FLOWER_LOGIN", "SERVICES", "broker_url", "environments"]
+__all__ = ["FLOWER_LOGIN", "MONITOR_LOGINS", "SERVICES", "broker_url", "environments"]
 
 # In the order in which they start.
 SERVICES = ("rabbitmq", "worker", "monitor", "flower")
 
 FLOWER_LOGIN = "operator"
+
+# Who may log in to the monitor's page; their passwords are the secrets monitor-operator and monitor-viewer.
+MONITOR_LOGINS = ("operator", "viewer")
+
+# What the user sets of the monitor, as the fields of the settings.
+MONITOR_SETTINGS = (
+    *("monitor_format", "monitor_keep_days", "monitor_keep_tasks", "monitor_handlers"),
+    *("monitor_webhook_url", "monitor_webhook_events", "monitor_command", "monitor_command_events"),
+    *("monitor_unclaimed_after", "monitor_stalled_factor", "monitor_silent_after"),
+)
 
 
 def broker_url(role: str, secrets: Secrets, host: str, port: int) -> str:
@@ -38,7 +49,20 @@ def environments(
 
     return {
         "worker": {**common("worker"), "WARREN_WORKER_CONCURRENCY": settings.worker_concurrency},
-        "monitor": {**common("monitor"), "MONITOR_FORMAT": settings.monitor_format},
+        "monitor": {
+            **common("monitor"),
+            **{name.upper(): as_text(getattr(settings, name)) for name in MONITOR_SETTINGS},
+            "MONITOR_ADDRESS": "0.0.0.0",  # noqa: S104 - inside its container, as Flower's below
+            "MONITOR_PORT": "5556",
+            "MONITOR_TOKEN": secrets["monitor-token"],
+            "MONITOR_OPERATOR_PASSWORD": secrets["monitor-operator"],
+            "MONITOR_VIEWER_PASSWORD": secrets["monitor-viewer"],
+            "MONITOR_COOKIE_SECRET": secrets["monitor-cookie"],
+            "MONITOR_WEBHOOK_KEY": secrets["monitor-webhook"],
+            # For who is logged in as an operator: revoke as ops, send again as a producer. The monitor itself only reads.
+            "MONITOR_OPS_URL": broker_url("ops", secrets, host, port),
+            "MONITOR_PRODUCER_URL": broker_url("producer", secrets, host, port),
+        },
         "flower": {
             **common("flower"),
             "FLOWER_PERSISTENT": "true",

@@ -5,24 +5,40 @@ from __future__ import annotations
 import io
 import ipaddress
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from app.environment import Mistake, Variable, read, unknown, variables
 from app.settings import AppSettings
 from deploy.errors import ExitCode, WarrenError, reason
 from deploy.paths import ROOT
 
-__all__ = ["Settings", "known", "load"]
+__all__ = ["PORTS", "Settings", "known", "load"]
 
 Port = Annotated[int, Meta(ge=1, le=65535, title="a port from 1 to 65535")]
 Image = Annotated[str, Meta(pattern=r"^[\w][\w./:@-]*$", title="the name of an image")]
 
-# Written by the platform for each service, never by the user: the address of the broker and folders inside containers.
-INTERNAL = {"CELERY_BROKER_URL", "WARREN_HEALTH_DIR", "MONITOR_DIR"}
+# Written by the platform for each service, never by the user: addresses, folders and secrets inside containers.
+INTERNAL = {
+    "CELERY_BROKER_URL",
+    "WARREN_HEALTH_DIR",
+    "MONITOR_ADDRESS",
+    "MONITOR_COOKIE_SECRET",
+    "MONITOR_DIR",
+    "MONITOR_OPERATOR_PASSWORD",
+    "MONITOR_OPS_URL",
+    "MONITOR_PRODUCER_URL",
+    "MONITOR_TOKEN",
+    "MONITOR_VIEWER_PASSWORD",
+    "MONITOR_WEBHOOK_KEY",
+}
+
+# The ports that the stack listens on, as fields of Settings.
+PORTS = ("amqp_port", "management_port", "prometheus_port", "flower_port", "monitor_port")
 
 # What the tests read: which brokers to run on, and from which images.
 TESTS = "WARREN_TEST_"
@@ -41,6 +57,8 @@ class Settings(AppSettings, frozen=True, kw_only=True):
     management_port: Port = 15672
     prometheus_port: Port = 15692
     flower_port: Port = 5555
+    # Here the port of this host; in the monitor's own environment, MONITOR_PORT, that inside its container.
+    monitor_port: Port = field(default=5556, name="WARREN_MONITOR_PORT")
     rabbitmq_image: Image = "rabbitmq:4.3-management"
     python_image: Image = "python:3.13-slim"
     app_image: Image = "warren-app"
@@ -117,13 +135,13 @@ def combinations(settings: Settings) -> list[str]:
     """Mistakes that no single setting shows."""
     lines = []
     ports: dict[int, str] = {}
-    for field in ("amqp_port", "management_port", "prometheus_port", "flower_port"):
-        port = getattr(settings, field)
+    for name in PORTS:
+        port = getattr(settings, name)
         if port in ports:
             lines.append(
-                f"WARREN_{ports[port].upper()} and WARREN_{field.upper()} are both {port}; give each a port of its own"
+                f"WARREN_{ports[port].upper()} and WARREN_{name.upper()} are both {port}; give each a port of its own"
             )
-        ports[port] = field
+        ports[port] = name
     if settings.foreign_app and settings.app_context == ".":
         lines.append(
             f"CELERY_APP={settings.celery_app} needs WARREN_APP_CONTEXT, the folder of that project; "
@@ -144,5 +162,11 @@ def combinations(settings: Settings) -> list[str]:
     except ValueError:
         lines.append(
             f"WARREN_BIND={settings.bind} is not an IP address; write for example WARREN_BIND=127.0.0.1, or 0.0.0.0"
+        )
+    try:
+        shlex.split(settings.monitor_command)
+    except ValueError as error:
+        lines.append(
+            f"MONITOR_COMMAND={settings.monitor_command} can't be read as a command ({error}); quote it as in a shell"
         )
     return lines

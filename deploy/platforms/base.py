@@ -39,10 +39,15 @@ class Endpoints:
     management: int
     prometheus: int
     flower: int
+    monitor: int
 
     @property
     def flower_url(self) -> str:
         return f"http://{in_url(self.host)}:{self.flower}"
+
+    @property
+    def monitor_url(self) -> str:
+        return f"http://{in_url(self.host)}:{self.monitor}"
 
     @property
     def management_url(self) -> str:

@@ -46,6 +46,7 @@ class PrivateNode(Broker):
             management_port=self.management,
             prometheus_port=self.settings.prometheus_port,
             flower_port=self.settings.flower_port,
+            monitor_port=self.settings.monitor_port,
             epmd_port=epmd,
             distribution_port=any_free(HOST, {*taken, epmd}),
         )

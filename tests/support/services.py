@@ -64,12 +64,20 @@ class Worker(Process):
 
 
 class Monitor(Process):
-    """``python -m app.monitor``; its lines are those of its standard output and error."""
+    """``python -m app.monitor`` on a free port; its lines are those of its standard output and error."""
 
     def __init__(self, broker: Broker, folder: Path, values: Mapping[str, str] | None = None) -> None:
+        self.port = any_free(HOST, {broker.amqp, broker.management})
+        self.token = broker.secrets["monitor-token"]
         super().__init__(
             [PYTHON, "-m", "app.monitor"],
-            {**broker.environment("monitor"), "MONITOR_DIR": str(folder / "monitor"), **(values or {})},
+            {
+                **broker.environment("monitor"),
+                "MONITOR_DIR": str(folder / "monitor"),
+                "MONITOR_ADDRESS": HOST,
+                "MONITOR_PORT": str(self.port),
+                **(values or {}),
+            },
             folder / "monitor.log",
         )
 

@@ -37,6 +37,7 @@ UP = f"{COMPOSE} up --detach --remove-orphans --quiet-pull --scale worker={{}} -
 PUBLISHED = {
     "rabbitmq": "4369/tcp, 127.0.0.1:5672->5672/tcp, 127.0.0.1:15672->15672/tcp, 15691/tcp, 127.0.0.1:15692->15692/tcp",
     "flower": "127.0.0.1:5555->5555/tcp",
+    "monitor": "127.0.0.1:5556->5556/tcp",
 }
 
 
@@ -215,6 +216,7 @@ def take(monkeypatch: pytest.MonkeyPatch, *taken: int) -> None:
         (15672, "WARREN_MANAGEMENT_PORT=35672"),
         (15692, "WARREN_PROMETHEUS_PORT=35692"),
         (5555, "WARREN_FLOWER_PORT=25555"),
+        (5556, "WARREN_MONITOR_PORT=25556"),
     ],
 )
 def test_a_taken_port_names_its_variable_before_anything_is_started(
@@ -242,7 +244,7 @@ def test_the_port_that_is_proposed_is_one(settings: Settings) -> None:
         ([container("rabbitmq")], [5672, 15672, 15692]),
         ([container("rabbitmq", status="Up 2 seconds (health: starting)")], [5672, 15672, 15692]),
         ([container("rabbitmq", state="exited", status="Exited (1) 1 second ago"), container("flower")], [5555]),
-        (STACK, [5672, 15672, 15692, 5555]),
+        (STACK, [5672, 15672, 15692, 5555, 5556]),
     ],
 )
 def test_our_own_ports_are_not_another_programs(
@@ -255,7 +257,7 @@ def test_our_own_ports_are_not_another_programs(
 
 
 def test_another_port_for_what_runs_is_looked_at(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    take(monkeypatch, 5672, 15672, 15692, 5555, 6666)
+    take(monkeypatch, 5672, 15672, 15692, 5555, 5556, 6666)
     with pytest.raises(WarrenError, match="port 6666 is taken"):
         make(*STACK, amqp_port=6666).up(None)
 
@@ -821,14 +823,15 @@ def test_the_broker_is_made_anew_when_and_only_when_what_it_reads_changes(make: 
     ],
 )
 def test_where_this_host_reaches_the_stack(make: Any, bind: str, host: str) -> None:
-    assert make(bind=bind, amqp_port=1, management_port=2, prometheus_port=3, flower_port=4).endpoints() == Endpoints(
-        host=host, amqp=1, management=2, prometheus=3, flower=4
-    )
+    driver = make(bind=bind, amqp_port=1, management_port=2, prometheus_port=3, flower_port=4, monitor_port=5)
+    assert driver.endpoints() == Endpoints(host=host, amqp=1, management=2, prometheus=3, flower=4, monitor=5)
 
 
 def test_addresses_of_version_6_stand_in_brackets_in_urls(secrets: Secrets) -> None:
-    where = Endpoints(host="::1", amqp=1, management=2, prometheus=3, flower=4)
-    assert (where.flower_url, where.management_url) == ("http://[::1]:4", "http://[::1]:2")
+    where = Endpoints(host="::1", amqp=1, management=2, prometheus=3, flower=4, monitor=5)
+    assert (where.flower_url, where.management_url, where.monitor_url) == (
+        *("http://[::1]:4", "http://[::1]:2", "http://[::1]:5"),
+    )
     assert broker_url("ops", secrets, "[::1]", 1) == broker_url("ops", secrets, "::1", 1)
     assert broker_url("ops", secrets, "::1", 1) == "amqp://ops:password-of-ops@[::1]:1/warren"
 

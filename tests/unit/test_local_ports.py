@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,12 +43,18 @@ def test_a_default_that_is_taken_gives_way(busy: int, monkeypatch: pytest.Monkey
 
 
 def real() -> dict[str, int]:
-    return {"amqp_port": 5672, "management_port": 15672, "prometheus_port": 15692, "flower_port": 5555}
+    return {
+        "amqp_port": 5672,
+        "management_port": 15672,
+        "prometheus_port": 15692,
+        "flower_port": 5555,
+        "monitor_port": 5556,
+    }
 
 
 def test_all_ports_differ() -> None:
     chosen = addresses.choose(Settings(), running=False)
-    assert len(set(vars(chosen).values())) == 6
+    assert len(set(vars(chosen).values())) == 7
 
 
 def test_what_runs_keeps_its_ports_though_they_are_in_use(busy: int) -> None:
@@ -61,6 +68,18 @@ def test_what_runs_moves_when_the_settings_name_another_port() -> None:
     addresses.remember(addresses.choose(Settings(), running=False))
     free = addresses.ports.any_free("127.0.0.1", set())
     assert addresses.choose(Settings(flower_port=free), running=True).flower_port == free
+
+
+def test_a_port_that_came_with_a_newer_version_is_chosen_though_the_stack_runs(
+    file: Path, busy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = addresses.choose(Settings(), running=False)
+    file.write_text(json.dumps({name: port for name, port in vars(chosen).items() if name != "monitor_port"}))
+    monkeypatch.setattr(addresses, "defaults", lambda: {**real(), "monitor_port": busy})
+    assert addresses.endpoints(Settings()).monitor == busy
+    after = addresses.choose(Settings(monitor_port=busy), running=True)
+    assert after.monitor_port != busy
+    assert {**vars(after), "monitor_port": 0} == {**vars(chosen), "monitor_port": 0}
 
 
 def test_a_damaged_file_says_what_to_do(file: Path) -> None:

@@ -18,7 +18,7 @@ from deploy.run import Runner
 from deploy.secrets import NAMES, Secrets
 from deploy.settings import Settings
 
-PORTS = Ports(5672, 15672, 15692, 5555, 4369, 25672)
+PORTS = Ports(5672, 15672, 15692, 5555, 5556, 4369, 25672)
 SECRETS = Secrets({name: f"password-of-{name}" for name in NAMES})
 
 
@@ -78,7 +78,7 @@ def test_what_changes_a_program_changes_its_digest(change: str) -> None:
     before = all_programs()
     settings = Settings(queues=("default", "mail")) if change == "setting" else Settings()
     secrets = Secrets({**SECRETS, "worker": "another"}) if change == "password" else SECRETS
-    ports = Ports(5673, 15672, 15692, 5555, 4369, 25672) if change == "ports" else PORTS
+    ports = Ports(5673, 15672, 15692, 5555, 5556, 4369, 25672) if change == "ports" else PORTS
     after = {one.name: one for one in programs.programs(settings, secrets, ports, [1, 2], Path("/scripts"))}
     assert before["worker-1"].digest != after["worker-1"].digest
     assert before["rabbitmq"].digest != after["rabbitmq"].digest

@@ -20,7 +20,7 @@ class Api:
     """What the server was asked, and what it answers."""
 
     def __init__(self, port: int) -> None:
-        self.where = Endpoints(host="127.0.0.1", amqp=1, management=port, prometheus=3, flower=4)
+        self.where = Endpoints(host="127.0.0.1", amqp=1, management=port, prometheus=3, flower=4, monitor=5)
         self.status = 200
         self.body = b"[]"
         self.asked: list[tuple[str, str]] = []

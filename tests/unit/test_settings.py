@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.environment import Mistake, as_text, read, variables
+from app.settings import from_environment
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.settings import INTERNAL, Settings, known, load
@@ -108,6 +109,17 @@ def test_a_mistake_says_where_it_is(env: Path, written: str, environment: dict[s
         ("WARREN_RABBITMQ_MEMORY_MB", ["256"], ["255", "1g"]),
         ("WARREN_DISK_FREE_LIMIT_MB", ["1"], ["0", "50MB"]),
         ("WARREN_UP_TIMEOUT", ["1", "3600"], ["0", "3601", "3m"]),
+        ("WARREN_MONITOR_PORT", ["1", "65535"], ["0", "65536", "http"]),
+        ("MONITOR_FORMAT", ["text", "json"], ["JSON", "xml"]),
+        ("MONITOR_KEEP_DAYS", ["1", "3650"], ["0", "3651", "7D"]),
+        ("MONITOR_KEEP_TASKS", ["1", "100000000"], ["0", "1M", "100000001"]),
+        ("MONITOR_HANDLERS", ["alerts", "shop.alerts,audit"], ["shop/alerts.py", "shop.", "1shop", "shop:on"]),
+        ("MONITOR_WEBHOOK_URL", ["http://127.0.0.1:8080/x", "https://a.example"], ["a.example", "ftp://a", "http://"]),
+        ("MONITOR_WEBHOOK_EVENTS", ["task-failed", "worker-online,task-sent"], ["failed", "task-fail", ","]),
+        ("MONITOR_COMMAND_EVENTS", ["task-cancelled", "worker-offline"], ["task-failed;task-sent", "all"]),
+        ("MONITOR_UNCLAIMED_AFTER", ["1", "604800"], ["0", "604801", "5m"]),
+        ("MONITOR_STALLED_FACTOR", ["2", "10000"], ["1", "10001", "2.5"]),
+        ("MONITOR_SILENT_AFTER", ["3", "3600"], ["2", "3601", "-15"]),
     ],
 )
 def test_what_the_settings_take(env: Path, name: str, good: list[str], bad: list[str]) -> None:
@@ -122,7 +134,9 @@ def test_what_the_settings_take(env: Path, name: str, good: list[str], bad: list
 def test_every_example_in_a_line_is_right_itself() -> None:
     for variable in known().values():
         assert variable.expected, variable.name
-        assert getattr(read(Settings, {variable.name: variable.example}), variable.field) == variable.default
+        assert variable.example, variable.name
+        found = getattr(read(Settings, {variable.name: variable.example}), variable.field)
+        assert found == variable.default or (not variable.default and as_text(found) == variable.example)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +251,11 @@ def test_many_mistakes_are_many_lines(env: Path) -> None:
         ({"WARREN_QUEUES": "default,mail,default"}, ["WARREN_QUEUES: default is there twice; name each queue once"]),
         ({"WARREN_BIND": "999.1.1.1"}, ["WARREN_BIND=999.1.1.1 is not an IP address"]),
         ({"WARREN_BIND": "1.2.3"}, ["WARREN_BIND=1.2.3 is not an IP address"]),
+        (
+            {"WARREN_MONITOR_PORT": "5555"},
+            ["WARREN_FLOWER_PORT and WARREN_MONITOR_PORT are both 5555; give each a port of its own"],
+        ),
+        ({"MONITOR_COMMAND": "logger -t 'two words'"}, []),
     ],
 )
 def test_combinations(env: Path, environment: dict[str, str], lines: list[str]) -> None:
@@ -248,6 +267,19 @@ def test_combinations(env: Path, environment: dict[str, str], lines: list[str]) 
     for line, part in zip(found, lines, strict=True):
         assert part in line
         assert "WARREN_" in line
+
+
+def test_a_command_whose_quotes_do_not_match_is_a_mistake(env: Path) -> None:
+    assert mistakes(env, {"MONITOR_COMMAND": "logger 'x"}) == [
+        "MONITOR_COMMAND=logger 'x can't be read as a command (No closing quotation); quote it as in a shell"
+    ]
+
+
+def test_the_published_port_is_not_that_inside_the_container(env: Path) -> None:
+    assert load(env, {"WARREN_MONITOR_PORT": "7000", "MONITOR_PORT": "8000"}).monitor_port == 7000
+    assert from_environment({"WARREN_MONITOR_PORT": "7000", "MONITOR_PORT": "8000"}).monitor_port == 8000
+    env.write_text("MONITOR_PORT=7000\n")
+    assert mistakes(env, {}) == ["MONITOR_PORT (in .env) is no setting of Warren; did you mean WARREN_MONITOR_PORT?"]
 
 
 def test_the_context_is_a_folder_beside_the_checkout_or_anywhere(env: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def session(world: World, secrets: Secrets) -> Session:
 
 def make_session(secrets: Secrets, *, dry: bool = False, **settings: Any) -> Session:
     made = Session(FakeRunner(dry=dry))  # type: ignore[arg-type]
-    where = Endpoints(host="127.0.0.1", amqp=5672, management=2, prometheus=3, flower=4)
+    where = Endpoints(host="127.0.0.1", amqp=5672, management=2, prometheus=3, flower=4, monitor=5)
     made.__dict__.update(secrets=secrets, settings=Settings(**settings), endpoints=where)
     return made
 

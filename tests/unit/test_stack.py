@@ -44,7 +44,7 @@ class Platform:
         return self.instances
 
     def endpoints(self) -> Endpoints:
-        return Endpoints(host="127.0.0.1", amqp=1, management=2, prometheus=3, flower=4)
+        return Endpoints(host="127.0.0.1", amqp=1, management=2, prometheus=3, flower=4, monitor=5)
 
     def logs(self, *values: Any) -> int:
         self.calls.append(("logs", *values))

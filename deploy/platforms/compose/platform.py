@@ -232,4 +232,5 @@ class Compose:
             management=self.settings.management_port,
             prometheus=self.settings.prometheus_port,
             flower=self.settings.flower_port,
+            monitor=self.settings.monitor_port,
         )

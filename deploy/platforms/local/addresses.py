@@ -30,18 +30,35 @@ class Ports:
     management_port: int
     prometheus_port: int
     flower_port: int
+    monitor_port: int
     epmd_port: int
     distribution_port: int
 
 
 def known() -> Ports | None:
     """The ports that were chosen last."""
-    try:
-        return Ports(**json.loads(FILE.read_text()))
-    except FileNotFoundError:
+    last = remembered()
+    if not last:
         return None
+    try:
+        # An older version wrote the file where one is missing.
+        return Ports(**{**defaults(), **last})
+    except TypeError as error:
+        raise unreadable(error) from error
+
+
+def remembered() -> dict[str, int]:
+    """What stands in the file; nothing where there is none."""
+    try:
+        return dict(json.loads(FILE.read_text()))
+    except FileNotFoundError:
+        return {}
     except (ValueError, TypeError) as error:
-        raise WarrenError(f"{FILE} can't be read ({error}); delete it", ExitCode.FAILED) from error
+        raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> WarrenError:
+    return WarrenError(f"{FILE} can't be read ({error}); delete it", ExitCode.FAILED)
 
 
 def remember(chosen: Ports) -> None:
@@ -59,8 +76,7 @@ def choose(settings: Settings, running: bool) -> Ports:
     Raises:
         WarrenError: a port that the user asked for is taken.
     """
-    before = known()
-    last = asdict(before) if before else {}
+    last = remembered()
     chosen: dict[str, int] = {}
     for field, default in defaults().items():
         wanted = int(getattr(settings, field))
@@ -111,4 +127,5 @@ def endpoints(settings: Settings) -> Endpoints:
         management=of["management_port"],
         prometheus=of["prometheus_port"],
         flower=of["flower_port"],
+        monitor=of["monitor_port"],
     )

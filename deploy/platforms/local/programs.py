@@ -212,6 +212,14 @@ def programs(settings: Settings, secrets: Secrets, ports: Ports, slots: list[int
         "FLOWER_ADDRESS": settings.bind,
         "FLOWER_PORT": str(ports.flower_port),
     }
+    monitor = {
+        **of["monitor"],
+        # Its handlers may need them, as tasks do.
+        **variables,
+        "MONITOR_DIR": str(data["monitor"]),
+        "MONITOR_ADDRESS": settings.bind,
+        "MONITOR_PORT": str(ports.monitor_port),
+    }
     return [
         Program("epmd", "epmd", *broker.epmd(ports), EPMD_STOP),
         Program(
@@ -224,8 +232,6 @@ def programs(settings: Settings, secrets: Secrets, ports: Ports, slots: list[int
             behind=broker.digest(settings, secrets, ports),
         ),
         *(worker(slot) for slot in slots),
-        celery(
-            "monitor", "monitor", ("app.monitor",), {**of["monitor"], "MONITOR_DIR": str(data["monitor"])}, MONITOR_STOP
-        ),
+        celery("monitor", "monitor", ("app.monitor",), monitor, MONITOR_STOP),
         celery("flower", "flower", ("celery", "-A", "app", "flower"), flower, FLOWER_STOP),
     ]
