@@ -787,6 +787,8 @@ def test_the_engine_gets_a_limited_time_to_answer(make: Any, monkeypatch: pytest
 
 def test_values_are_written_so_that_compose_takes_them_literally() -> None:
     assert files.lines({"A": "x $y #z", "B": "it's"}) == "A='x $y #z'\nB=\"it's\"\n"
+    assert files.lines({"A": r"""sh -c 'echo "$X" \'"""}) == r'''A="sh -c 'echo \"\$X\" \\'"''' + "\n"
+    assert files.lines({"A": "ends with \\"}) == 'A="ends with \\\\"\n'
 
 
 @pytest.mark.parametrize(("bind", "written"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("::1", "[::1]")])

@@ -73,7 +73,12 @@ def deployed() -> list[str]:
 
 
 def lines(values: dict[str, str]) -> str:
-    """``values`` as an env file. Single quotes keep Compose from expanding what looks like a variable."""
-    return "".join(
-        f"{name}='{value}'\n" if "'" not in value else f'{name}="{value}"\n' for name, value in values.items()
-    )
+    """``values`` as an env file that Compose takes literally."""
+    return "".join(f"{name}={quoted(value)}\n" for name, value in values.items())
+
+
+def quoted(value: str) -> str:
+    # Within single quotes Compose expands nothing, but can't tell a last backslash from one before the closing quote.
+    if "'" not in value and "\\" not in value:
+        return f"'{value}'"
+    return '"' + re.sub(r'(["$\\])', r"\\\1", value) + '"'
