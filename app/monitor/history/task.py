@@ -1,0 +1,254 @@
+"""One task of the history, and what each event makes of it.
+
+The order in which events arrive does not matter, nor that some come twice: a state never goes backwards. Times are by
+the clocks of those who sent the events.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from app.monitor.history.events import Event
+
+__all__ = [
+    *("ATTENTION", "CANCELLED", "FAILURE", "FINAL", "PENDING", "RECEIVED", "REJECTED", "RETRY", "REVOKED", "STARTED"),
+    *("ORPHANED", "STALLED", "STATES", "STEPS", "SUCCESS", "UNCLAIMED", "Id", "Task", "apply", "as_id", "id_text"),
+]
+
+PENDING, RECEIVED, STARTED, RETRY, SUCCESS, FAILURE, REVOKED, REJECTED = range(8)
+STATES = ("PENDING", "RECEIVED", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED", "REJECTED")
+FINAL = frozenset({SUCCESS, FAILURE, REVOKED, REJECTED})
+
+# Steps that are no state: the attempt was cut off, and the broker gives the task to another worker.
+CANCELLED = 8
+# Attention is a field of its own; as a step it is this and the field's value.
+UNCLAIMED, STALLED, ORPHANED = 1, 2, 3
+ATTENTION = ("", "unclaimed", "stalled", "orphaned")
+STEPS = (*STATES, "CANCELLED", "UNCLAIMED", "STALLED", "ORPHANED")
+ATTENTION_STEP = 8
+
+# Of a task that is retried for days the first and last are kept, as many of each.
+STEP_LIMIT = 100
+
+# A UUID's bytes, or the text of an id that is none.
+Id: TypeAlias = bytes | str
+# State, time, worker (a key of `word`; 0 where no worker was part of it), note.
+Step: TypeAlias = tuple[int, float, int, str]
+
+
+def as_id(text: str) -> Id:
+    """``text`` as the database has it: 16 bytes instead of 36 characters, if that loses nothing."""
+    if len(text) == 36:
+        try:
+            packed = bytes.fromhex(text.replace("-", ""))
+        except ValueError:
+            return text
+        if len(packed) == 16 and id_text(packed) == text:
+            return packed
+    return text
+
+
+def id_text(id_: Id) -> str:
+    if isinstance(id_, str):
+        return id_
+    text = id_.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+class Task(msgspec.Struct, gc=False):
+    """A row of the table `task`, in its order."""
+
+    key: int
+    id: Id
+    state: int
+    name: int | None = None
+    queue: int | None = None
+    worker: int | None = None
+    time: float = 0.0
+    at: float = 0.0
+    sent: float | None = None
+    received: float | None = None
+    started: float | None = None
+    finished: float | None = None
+    queued: float | None = None
+    due: float | None = None
+    runtime: float | None = None
+    wait: float | None = None
+    retries: int = 0
+    attempts: int = 0
+    attention: int = 0
+    attention_since: float | None = None
+    eta: str | None = None
+    expires: str | None = None
+    sender: int | None = None
+    args: str | None = None
+    kwargs: str | None = None
+    result: str | None = None
+    exception: str | None = None
+    traceback: str | None = None
+    root: Id | None = None
+    parent: Id | None = None
+    steps: list[Step] = []
+
+
+CODES = {
+    "task-sent": PENDING,
+    "task-received": RECEIVED,
+    "task-started": STARTED,
+    "task-retried": RETRY,
+    "task-succeeded": SUCCESS,
+    "task-failed": FAILURE,
+    "task-revoked": REVOKED,
+    "task-rejected": REJECTED,
+    "task-cancelled": CANCELLED,
+}
+
+
+def apply(task: Task, event: Event, code: int, host: int) -> bool:
+    """Makes of ``task`` what it is after ``event``. False if the event was heard before.
+
+    ``code`` is the event's in CODES, ``host`` the key of the worker's name. Name and queue are the caller's to note.
+    """
+    stamp = event.timestamp
+    steps = task.steps
+    for step in steps:
+        if step[1] == stamp and step[0] == code:
+            return False
+    if code == PENDING:
+        send(task, event, host)
+        remember(steps, (PENDING, stamp, 0, ""))
+    else:
+        remember(steps, (code, stamp, host, note(event, code) if code >= RETRY else ""))
+        if code == RECEIVED:
+            receive(task, event)
+        moved = advance(task, event, code, host)
+        if moved and task.attention:
+            task.attention, task.attention_since = 0, None
+    if stamp > task.time:
+        task.time = stamp
+    return True
+
+
+def advance(task: Task, event: Event, code: int, host: int) -> bool:
+    """Moves the state on, unless the event is late."""
+    stamp, state = event.timestamp, task.state
+    requeued = code == CANCELLED or (code == REJECTED and event.requeue)
+    if code in FINAL and not requeued:
+        if state == SUCCESS:
+            # An attempt whose acknowledgement was lost runs again: what it returned first is what its caller got.
+            if code != SUCCESS or task.finished is None or stamp >= task.finished:
+                return False
+        elif code != SUCCESS and task.at > stamp and task.worker == host:
+            return False
+        finish(task, event, code)
+    elif state in FINAL:
+        # Only a delivery that came later counts: it was sent again, by `requeue` from dead_letters for example.
+        if code != RECEIVED or state == SUCCESS or task.finished is None or stamp <= task.finished:
+            return False
+        task.finished = task.runtime = None
+    elif (stamp, code) < (task.at, state):
+        return False
+    if code == STARTED:
+        task.started = stamp
+    elif code == RETRY:
+        task.exception, task.traceback = event.exception, event.traceback
+    task.state = PENDING if requeued else code
+    task.at = stamp
+    task.worker = host or task.worker
+    return True
+
+
+def finish(task: Task, event: Event, code: int) -> None:
+    task.finished = event.timestamp
+    if code == SUCCESS:
+        task.runtime, task.result = event.runtime, event.result
+    elif code == FAILURE:
+        task.exception, task.traceback = event.exception, event.traceback
+        if task.started is not None:
+            task.runtime = max(0.0, event.timestamp - task.started)
+
+
+def send(task: Task, event: Event, host: int) -> None:
+    stamp, retries = event.timestamp, event.retries or 0
+    describe(task, event)
+    if task.sent is None or stamp < task.sent:
+        task.sent = stamp
+        task.sender = host or None
+    if task.queued is None or stamp > task.queued:
+        again = task.queued is not None
+        task.queued = stamp
+        task.eta, task.expires = event.eta, event.expires
+        task.due = max(stamp, moment(event.eta))
+        if again and task.attention == UNCLAIMED:
+            task.attention, task.attention_since = 0, None
+        # The worker's report was faster than the sender's.
+        if task.received is not None and retries == task.retries and task.wait is None:
+            task.wait = max(0.0, task.received - task.due)
+    task.retries = max(task.retries, retries)
+
+
+def receive(task: Task, event: Event) -> None:
+    stamp, retries = event.timestamp, event.retries or 0
+    describe(task, event)
+    task.attempts += 1
+    if retries > task.retries:
+        task.retries = retries
+        task.wait = None
+    elif task.due is not None and task.queued is not None and (task.wait is None or task.received is None or task.received < task.queued):
+        task.wait = max(0.0, stamp - task.due)
+    if task.received is None or stamp > task.received:
+        task.received = stamp
+    if task.eta is None:
+        task.eta = event.eta
+    if task.expires is None:
+        task.expires = event.expires
+
+
+def describe(task: Task, event: Event) -> None:
+    """Takes over what "sent" and "received" both tell."""
+    if task.args is None:
+        task.args = event.args
+    if task.kwargs is None:
+        task.kwargs = event.kwargs
+    if task.root is None and event.root_id is not None and (root := as_id(event.root_id)) != task.id:
+        task.root = root
+    if task.parent is None and event.parent_id is not None:
+        task.parent = as_id(event.parent_id)
+
+
+def note(event: Event, code: int) -> str:
+    """What a step tells beside state, time and worker."""
+    if code == REVOKED:
+        if event.expired:
+            return "expired"
+        return f"terminated by signal {event.signum}" if event.terminated and event.signum else ""
+    if code == REJECTED:
+        return "requeued" if event.requeue else ""
+    return (event.exception or "")[:200]
+
+
+def remember(steps: list[Step], step: Step) -> None:
+    if not steps or step[1] >= steps[-1][1]:
+        steps.append(step)
+    else:
+        place = len(steps)
+        while place and steps[place - 1][1] > step[1]:
+            place -= 1
+        steps.insert(place, step)
+    if len(steps) > 2 * STEP_LIMIT:
+        del steps[STEP_LIMIT]
+
+
+def moment(eta: str | None) -> float:
+    """``eta`` in seconds since 1970; 0 if there is none or it is no time."""
+    if eta is None:
+        return 0.0
+    try:
+        when = datetime.fromisoformat(eta)
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
