@@ -26,7 +26,7 @@ def up(s: Session, workers: str = "", try_it: bool = False) -> None:
     stack.up(s, whole_number(workers, "--workers", 0, "invoke up --workers 4", most=1000) if workers else None, try_it)
 
 
-@command(help={"volumes": "also delete the data: waiting tasks, the event log, Flower's history", "yes": "don't ask"})
+@command(help={"volumes": "also delete the data: waiting tasks, the event log, all history", "yes": "don't ask"})
 def down(s: Session, volumes: bool = False, yes: bool = False) -> None:
     """Stop the stack, workers first: they end the tasks that they run."""
     from deploy.commands import stack
@@ -97,10 +97,117 @@ def call(
 
 @command(help={"id": "the task's id", "json": JSON})
 def result(s: Session, id: str, json: bool = False) -> None:
-    """State and result of a task, from the event log: invoke result ID"""
+    """State and result of a task, whoever sent it: invoke result ID"""
     from deploy.commands import results
 
     results.result(s, id, json)
+
+
+@command(
+    help={
+        "failed": "only tasks that failed",
+        "state": "only these: PENDING, RECEIVED, STARTED, RETRY, SUCCESS, FAILURE, REVOKED, REJECTED (a list: A,B)",
+        "attention": "only those that nobody took, that run too long or whose worker fell silent",
+        "name": "only tasks of this name; * stands for any part: 'shop.*'",
+        "worker": "only what this worker had",
+        "queue": "only what was sent to this queue",
+        "since": "only what changed since then: 90s, 15m, 1h, 2d, or 2026-11-22T13:20Z",
+        "until": "only what changed last before then",
+        "text": "only tasks with this text in arguments, result, exception or traceback",
+        "sort": "time, runtime or wait; the newest or longest first (default time)",
+        "reverse": "the oldest or shortest first",
+        "limit": "number of tasks (default 20)",
+        "json": JSON,
+    }
+)
+def history(
+    s: Session,
+    failed: bool = False,
+    state: str = "",
+    attention: bool = False,
+    name: str = "",
+    worker: str = "",
+    queue: str = "",
+    since: str = "",
+    until: str = "",
+    text: str = "",
+    sort: str = "time",
+    reverse: bool = False,
+    limit: str = "20",
+    json: bool = False,
+) -> None:
+    """What happened to tasks, the newest first: invoke history --failed --since 1h"""
+    from deploy.commands import history
+
+    most = whole_number(limit, "--limit", 1, "invoke history --limit 50", most=100_000)
+    filters = {"name": name, "worker": worker, "queue": queue, "since": since, "until": until, "text": text}
+    history.history(
+        s, most, json, failed=failed, state=state, attention=attention, sort=sort, reverse=reverse, **filters
+    )
+
+
+@command(name="task", help={"id": "the task's id", "json": JSON})
+def one_task(s: Session, id: str, json: bool = False) -> None:
+    """All there is to know of one task, with its timeline and traceback: invoke task ID"""
+    from deploy.commands import task
+
+    task.show(s, id, json)
+
+
+@command(
+    help={
+        "interval": "seconds between two looks (default 1)",
+        "once": "print what there is to see now, and end; so without a terminal",
+        "json": JSON,
+    }
+)
+def watch(s: Session, interval: str = "1", once: bool = False, json: bool = False) -> None:
+    """Workers, queues, rates and failures, live; q or Ctrl-C leaves: invoke watch"""
+    from deploy.commands.watch import command
+
+    command.watch(s, command.interval_of(interval), once, json)
+
+
+@command(
+    help={
+        "since": "what happened since then: 90s, 15m, 1h, 2d, or 2026-11-22T13:20Z",
+        "until": "what happened before then",
+        "follow": "go on with what comes, until Ctrl-C",
+        "type": "only these: failed, or a list: failed,retried,worker-offline",
+        "name": "only of tasks of this name; * stands for any part: 'shop.*'",
+        "id": "only of this task",
+        "tail": "number of events to begin with (default 100, or all with --since, --until or --id)",
+        "heartbeats": "also the workers' heartbeats",
+        "json": "one JSON object a line",
+    },
+)
+def events(
+    s: Session,
+    since: str = "",
+    until: str = "",
+    follow: bool = False,
+    type: str = "",
+    name: str = "",
+    id: str = "",
+    tail: str = "",
+    heartbeats: bool = False,
+    json: bool = False,
+) -> None:
+    """The event log, one line an event: invoke events --since 1h --type failed"""
+    from deploy.commands import events
+
+    events.events(
+        s,
+        since=since,
+        until=until,
+        follow=follow,
+        types=type,
+        name=name,
+        id_=id,
+        tail=whole_number(tail, "--tail", 0, "invoke events --tail 20") if tail else None,
+        heartbeats=heartbeats,
+        json=json,
+    )
 
 
 @command(
@@ -167,9 +274,9 @@ def build(s: Session) -> None:
     stack.build(s)
 
 
-@command(name="open", help={"page": "flower or rabbitmq"})
+@command(name="open", help={"page": "monitor, flower or rabbitmq"})
 def open_page(s: Session, page: str) -> None:
-    """Open a page of the stack in the browser: invoke open flower"""
+    """Open a page of the stack in the browser: invoke open monitor"""
     from deploy.commands import stack
 
     stack.open_page(s, page)
@@ -202,6 +309,7 @@ def lock(s: Session) -> None:
 namespace = Collection(
     *(up, down, restart, status, scale_workers, logs, exec, config, build, open_page),
     *(call, result, revoke, ping, queues),
+    *(history, one_task, events, watch),
     *(lint, test, lock),
 )
 namespace.configure({"platform": None})

@@ -28,6 +28,8 @@ class ExitCode(IntEnum):
     """It took longer than it may."""
     REFUSED = 9
     """It would destroy something, and nobody said --yes."""
+    MONITOR = 10
+    """The monitor can't be reached, or refuses the key."""
     INTERRUPTED = 130
     """Ctrl-C."""
 

@@ -49,6 +49,8 @@ class Command(Task):  # type: ignore[type-arg]
             if argument.name == "dry":
                 # `up -d` means something else to everybody who knows Compose.
                 argument.names = ("dry",)
+            # Help, for everybody.
+            argument.names = tuple(name for name in argument.names if name != "h")
         return arguments
 
 

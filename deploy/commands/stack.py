@@ -12,7 +12,7 @@ from app.environment import as_text
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
 from deploy.run import INTERRUPTED
-from deploy.services import FLOWER_LOGIN, SERVICES
+from deploy.services import FLOWER_LOGIN, MONITOR_LOGINS, SERVICES
 from deploy.session import Session
 
 __all__ = ["build", "config", "down", "execute", "logs", "open_page", "restart", "scale_workers", "status", "up"]
@@ -86,7 +86,9 @@ def down(s: Session, volumes: bool, yes: bool) -> None:
     from deploy.platforms import forget
 
     if volumes and not yes and not s.runner.dry:
-        confirm("`down --volumes` deletes the broker's data (waiting tasks, the event log) and Flower's history")
+        confirm(
+            "`down --volumes` deletes the broker's data (waiting tasks, the event log) and the monitor's and Flower's history"
+        )
     s.platform.down(volumes)
     if not s.runner.dry:
         forget()
@@ -242,6 +244,7 @@ def open_page(s: Session, page: str) -> None:
     import webbrowser
 
     pages = {
+        "monitor": (s.endpoints.monitor_url, MONITOR_LOGINS[0], "monitor-operator"),
         "flower": (s.endpoints.flower_url, FLOWER_LOGIN, "flower-login"),
         "rabbitmq": (s.endpoints.management_url, "admin", "admin"),
     }

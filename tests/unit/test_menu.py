@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from invoke import Collection, Program
 
-from deploy.commands import control, develop, results, send, stack
+from deploy.commands import control, develop, events, history, results, send, stack, task
+from deploy.commands.watch import command as watch
 from deploy.errors import ExitCode, WarrenError
 from deploy.menu import COMMANDS, whole_number
 from deploy.paths import ROOT
@@ -39,6 +40,10 @@ BEHIND: dict[str, tuple[Any, str, list[str]]] = {
     "queues": (stack, "queues", ["every", "as_json"]),
     "call": (send, "call", ["name", "args"]),
     "result": (results, "result", ["id", "as_json"]),
+    "history": (history, "history", ["limit", "as_json"]),
+    "task": (task, "show", ["id", "as_json"]),
+    "events": (events, "events", []),
+    "watch": (watch, "watch", ["interval", "once", "as_json"]),
     "revoke": (control, "revoke", ["ids", "terminate", "signal", "as_json"]),
     "ping": (control, "ping", ["as_json"]),
     "lint": (develop, "lint", []),
@@ -72,7 +77,44 @@ def got(monkeypatch: pytest.MonkeyPatch) -> Got:
 
 CALL = {"kwargs": "", "wait": False, "timeout": "60", "queue": "", "countdown": "", "as_json": False}
 
+HISTORY = {
+    **{"limit": 20, "as_json": False, "failed": False, "state": "", "attention": False, "sort": "time"},
+    **{"reverse": False, "name": "", "worker": "", "queue": "", "since": "", "until": "", "text": ""},
+}
+EVENTS = {
+    **{"since": "", "until": "", "follow": False, "types": "", "name": "", "id_": ""},
+    **{"tail": None, "heartbeats": False, "json": False},
+}
+
 PARSED: list[tuple[str, str, dict[str, Any]]] = [
+    ("history", "history", HISTORY),
+    ("history --failed --json", "history", {**HISTORY, "failed": True, "as_json": True}),
+    (
+        "history --state FAILURE,RETRY --attention --since 1h --until 5m --sort runtime --reverse --limit 5",
+        "history",
+        {
+            **{**HISTORY, "state": "FAILURE,RETRY", "attention": True, "since": "1h", "until": "5m"},
+            **{"sort": "runtime", "reverse": True, "limit": 5},
+        },
+    ),
+    (
+        "history --name shop.* --worker celery@a --queue mail --text -5",
+        "history",
+        {**HISTORY, "name": "shop.*", "worker": "celery@a", "queue": "mail", "text": "-5"},
+    ),
+    ("task order-7 --json", "task", {"id": "order-7", "as_json": True}),
+    ("events", "events", EVENTS),
+    ("events -f", "events", {**EVENTS, "follow": True}),
+    (
+        f"events --since 1h --until 5m --type failed,retried --name shop.* --id {ID} --tail 0 --heartbeats --json",
+        "events",
+        {
+            **{"since": "1h", "until": "5m", "follow": False, "types": "failed,retried", "name": "shop.*"},
+            **{"id_": ID, "tail": 0, "heartbeats": True, "json": True},
+        },
+    ),
+    ("watch", "watch", {"interval": 1.0, "once": False, "as_json": False}),
+    ("watch --interval 0.5 --once --json", "watch", {"interval": 0.5, "once": True, "as_json": True}),
     ("call add 2 3", "call", {**CALL, "name": "add", "args": ["2", "3"]}),
     ("call add 2 3 -w", "call", {**CALL, "name": "add", "args": ["2", "3"], "wait": True}),
     ("call add -w 2 3", "call", {**CALL, "name": "add", "args": ["2", "3"], "wait": True}),
@@ -184,6 +226,12 @@ def test_commands_in_a_row(menu: Menu, got: Got, typed: str, commands: list[str]
         ("up --workers -1", "error: --workers is a whole number of at least 0, not '-1'"),
         ("up --workers 2x", "error: --workers is a whole number of at least 0, not '2x'"),
         ("logs --tail -1", "error: --tail is a whole number of at least 0, not '-1'"),
+        ("history --limit 0", "error: --limit is a whole number of at least 1, not '0'"),
+        ("history --limit 1000000", "error: --limit is at most 100000, not 1000000"),
+        ("events --tail -1", "error: --tail is a whole number of at least 0, not '-1'"),
+        ("watch --interval 0", "error: --interval is a number of seconds from 0.2 to 3600, not '0'"),
+        ("watch --interval soon", "error: --interval is a number of seconds from 0.2 to 3600, not 'soon'"),
+        ("task", "error: 'task' did not receive required positional arguments: 'id'; see `invoke task --help`"),
         ("logs --tail all", "error: --tail is a whole number of at least 0, not 'all'"),
         (
             "scale-workers",

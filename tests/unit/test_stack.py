@@ -119,7 +119,8 @@ def test_data_is_not_deleted_where_nobody_can_be_asked(home: Path, secrets: Secr
         stack.down(session_on(platform, secrets), volumes=True, yes=False)
     assert caught.value.code is ExitCode.REFUSED == 9
     assert str(caught.value) == (
-        "`down --volumes` deletes the broker's data (waiting tasks, the event log) and Flower's history; say --yes to do it"
+        "`down --volumes` deletes the broker's data (waiting tasks, the event log) and the monitor's and Flower's history; "
+        "say --yes to do it"
     )
     assert platform.calls == []
 
@@ -372,6 +373,7 @@ def test_status_shows_no_secret(queues: None, menu: Menu, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("page", "url", "login"),
     [
+        ("monitor", "http://127.0.0.1:5", "user operator, password in .warren/secrets/monitor-operator"),
         ("flower", "http://127.0.0.1:4", "user operator, password in .warren/secrets/flower-login"),
         ("rabbitmq", "http://127.0.0.1:2", "user admin, password in .warren/secrets/admin"),
     ],
@@ -398,5 +400,5 @@ def test_a_page_that_there_is_not(secrets: Secrets) -> None:
         stack.open_page(session_on(Platform(STACK), secrets), "grafana")
     assert (caught.value.code, str(caught.value)) == (
         ExitCode.UNKNOWN,
-        "there is no page 'grafana'; choose from flower, rabbitmq",
+        "there is no page 'grafana'; choose from monitor, flower, rabbitmq",
     )

@@ -1,0 +1,174 @@
+"""One task: where it was when, what came of it, and what it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from app.monitor.lines import printable
+from deploy import monitor_api
+from deploy.commands import log, looks
+from deploy.commands.control import task_id
+from deploy.errors import ExitCode, WarrenError
+from deploy.output import note, print_json
+from deploy.session import Session
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+__all__ = ["known", "show"]
+
+FINAL = {"SUCCESS", "FAILURE", "REVOKED", "REJECTED"}
+
+# Lines of a family that are shown; who needs more has --json, or the monitor's page.
+FAMILY = 50
+
+# What is told beside the state, in this order, under the names of the API.
+FIELDS = (
+    *("args", "kwargs", "queue", "worker", "sender", "retries", "attempts", "eta", "expires"),
+    *("wait", "runtime", "result", "exception"),
+)
+
+
+def show(s: Session, asked: str, as_json: bool) -> None:
+    id_ = spelled(asked)
+    found = known(s, id_)
+    task = found or log.folded(id_, log.events_of(s, id_))
+    if as_json:
+        print_json(task)
+        return
+    relatives = family(s, task) if found else []
+    console = looks.console()
+    for line in lines(task):
+        console.print(line)
+    if relatives:
+        console.print("\nfamily", style="bold")
+        for line in tree(relatives, task["id"]):
+            console.print(line)
+    if task.get("traceback"):
+        console.print("\ntraceback", style="bold")
+        for text in str(task["traceback"]).rstrip().splitlines():
+            console.print(f"  {printable(text)}")
+
+
+def spelled(asked: str) -> str:
+    """``asked`` as it stands in events: UUIDs in lower case; an id of the user's own as it is."""
+    try:
+        return task_id(asked)
+    except WarrenError:
+        if not asked.strip() or len(asked) > 500:
+            raise
+        return asked
+
+
+def known(s: Session, id_: str) -> dict[str, Any] | None:
+    """What the monitor tells of a task; None, with the reason on standard error, where the log has to be asked."""
+    try:
+        found = monitor_api.task(s.endpoints, s.secrets, id_)
+        # The end of a task is the end, whatever the monitor has not read yet.
+        why = None if found and found["state"] in FINAL else monitor_api.behind(s.endpoints)
+    except WarrenError as error:
+        if error.code is not ExitCode.MONITOR:
+            raise
+        why = str(error).partition(";")[0]
+    else:
+        if found and not why:
+            return found
+        why = f"the monitor is not up to date ({why})" if why else "the monitor does not know this task"
+    note(f"{why}; reading the event log instead")
+    return None
+
+
+def family(s: Session, task: dict[str, Any]) -> list[dict[str, Any]]:
+    """All tasks that came of the same first one, if there are others than ``task``."""
+    if not (task.get("parent") or task.get("root") or task.get("children")):
+        return []
+    root = str(task.get("root") or task["id"])
+    answer = monitor_api.get(s.endpoints, s.secrets, f"/tasks/{quote(root, safe='')}/family", missing={"tasks": []})
+    found: list[dict[str, Any]] = answer["tasks"]
+    return found if len(found) > 1 else []
+
+
+def lines(task: dict[str, Any]) -> Iterator[Text]:
+    from rich.text import Text
+
+    state = str(task["state"])
+    yield Text.assemble(
+        (looks.one_line(task.get("name") or "unknown"), "bold"), "  ", (state, looks.STYLES.get(state, ""))
+    )
+    yield Text(looks.one_line(task["id"]))
+    if task.get("attention"):
+        yield Text(looks.trouble(task), looks.STYLES["STALLED"])
+    yield Text("")
+    for key in FIELDS:
+        value = in_words(key, task.get(key))
+        if value:
+            yield Text(f"{key:<10} {value}")
+    yield Text("\ntimeline", "bold")
+    before: datetime | None = None
+    for step in task.get("steps") or []:
+        when = looks.parsed(step["time"])
+        yield step_line(step, when, before, task)
+        before = when or before
+
+
+def in_words(key: str, value: Any) -> str:
+    """``value`` as people read it; empty for what goes without saying."""
+    if value is None or (key in {"retries", "attempts"} and value <= (key == "attempts")):
+        return ""
+    if key in {"args", "kwargs"} and value in {"()", "[]", "{}"}:
+        return ""
+    if key in {"wait", "runtime"}:
+        return looks.duration(value)
+    return "\n".join(printable(line) for line in str(value).rstrip().splitlines()).replace("\n", "\n" + " " * 11)
+
+
+def step_line(step: dict[str, Any], when: datetime | None, before: datetime | None, task: dict[str, Any]) -> Text:
+    from rich.text import Text
+
+    stamp = f"{when:%Y-%m-%d %H:%M:%S}.{when.microsecond // 1000:03d}" if when else "-"
+    later = looks.duration(max(0.0, (when - before).total_seconds())) if when and before else ""
+    state = str(step["state"])
+    said = [looks.one_line(step["worker"])] if step.get("worker") else []
+    if state == "PENDING" and task.get("queue"):
+        said.append(f"to {looks.one_line(task['queue'])}")
+    if step.get("note"):
+        said.append(looks.one_line(step["note"]))
+    return Text.assemble(
+        (f"  {stamp}", "dim"),
+        (f" {'+' + later if later else '':>9}  ", "dim"),
+        (f"{state:<9}", looks.STYLES.get(state, "")),
+        f"  {', '.join(said)}".rstrip(),
+    )
+
+
+def tree(tasks: list[dict[str, Any]], this: str) -> Iterator[Text]:
+    """A family, each task below the one that sent it, in the order of time."""
+    from rich.text import Text
+
+    ids = {task["id"] for task in tasks}
+    below: dict[str | None, list[dict[str, Any]]] = {}
+    for task in tasks:
+        parent = task.get("parent") if task.get("parent") in ids and task.get("parent") != task["id"] else None
+        below.setdefault(parent, []).append(task)
+    # A stack instead of recursion: chains of tasks may be longer than Python goes deep.
+    waiting = [(task, 0) for task in reversed(below.get(None, []))]
+    shown = 0
+    while waiting and shown < FAMILY:
+        task, depth = waiting.pop()
+        state = str(task["state"])
+        yield Text.assemble(
+            "  " * (min(depth, 20) + 1),
+            (looks.one_line(task.get("name") or "unknown"), "bold" if task["id"] == this else ""),
+            "  ",
+            (state, looks.STYLES.get(state, "")),
+            "  ",
+            (looks.one_line(task["id"]), "dim"),
+            "  (this one)" if task["id"] == this else "",
+        )
+        shown += 1
+        waiting += [(child, depth + 1) for child in reversed(below.get(task["id"], []))]
+    if waiting:
+        yield Text(f"  ... and {len(tasks) - shown} more; --json has them all", "dim")
