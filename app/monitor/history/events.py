@@ -100,7 +100,10 @@ class Decoder:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # Not at once malformed: Python's json writes NaN and lone surrogates, and other senders other types.
             return list(self._salvage(offset, body))
-        if type(found) is list:
+        if len(body) > TEXT_LIMIT:
+            for event in found if isinstance(found, list) else [found]:
+                shorten(event)
+        if isinstance(found, list):
             for event in found:
                 if self._flaw(event):
                     return [event for event in found if self._sound(event, offset, body)]
@@ -108,36 +111,29 @@ class Decoder:
         return [found] if self._sound(found, offset, body) else []
 
     def _flaw(self, event: Event) -> str | None:
-        """The kind of what is wrong with an event, or None. Cuts texts that are too long."""
-        kind = event.type
-        if not 0 < event.timestamp < self._now:
-            if not event.timestamp > 0:
-                return "wrong types"
-            if event.timestamp > self._now + FUTURE_LIMIT:
-                return "clock in the future"
-            event.timestamp = self._now
-        if kind in TASK_TYPES:
+        """The kind of what is wrong with an event, or None."""
+        flaw = None
+        if event.type in TASK_TYPES:
             if not event.uuid:
-                return "no uuid"
-            if len(event.uuid) > NAME_LIMIT or (event.name is not None and len(event.name) > NAME_LIMIT):
-                return "id or name too long"
-        elif kind not in WORKER_TYPES:
-            return "unknown type"
+                flaw = "no uuid"
+            elif len(event.uuid) > NAME_LIMIT or (event.name is not None and len(event.name) > NAME_LIMIT):
+                flaw = "id or name too long"
+        elif event.type not in WORKER_TYPES:
+            flaw = "unknown type"
         elif not event.hostname:
-            return "no hostname"
+            flaw = "no hostname"
         if event.hostname is not None and len(event.hostname) > NAME_LIMIT:
-            return "id or name too long"
+            flaw = "id or name too long"
         if event.runtime is not None and not 0 <= event.runtime < math.inf:
             event.runtime = None
-        if event.traceback is not None or event.args is not None or event.result is not None:
-            self._shorten(event)
-        return None
-
-    def _shorten(self, event: Event) -> None:
-        for field, limit in LONG.items():
-            value = getattr(event, field)
-            if value is not None and len(value) > limit:
-                setattr(event, field, f"{value[: limit * 2 // 3]} ... {value[-limit // 4 :]}")
+        if not 0 < event.timestamp < self._now:
+            if not event.timestamp > 0:
+                flaw = "wrong types"
+            elif event.timestamp > self._now + FUTURE_LIMIT:
+                flaw = "clock in the future"
+            else:
+                event.timestamp = self._now
+        return flaw
 
     def _sound(self, event: Event, offset: int, body: bytes) -> bool:
         kind = self._flaw(event)
@@ -170,6 +166,7 @@ class Decoder:
                         str(error),
                     )
                 else:
+                    shorten(event)
                     if self._sound(event, offset, body):
                         yield event
 
@@ -180,6 +177,14 @@ class Decoder:
                 "an event is skipped (%s: %s) at offset %d of the log: %.200r; more of this kind are only counted",
                 *(kind, " ".join(detail.split())[:200], offset, body),
             )
+
+
+def shorten(event: Event) -> None:
+    """Cuts texts that are too long in the middle."""
+    for field, limit in LONG.items():
+        value = getattr(event, field)
+        if value is not None and len(value) > limit:
+            setattr(event, field, f"{value[: limit * 2 // 3]} ... {value[-limit // 4 :]}")
 
 
 def tidy(key: str, value: Any) -> Any:

@@ -18,9 +18,12 @@ FILE = "history.db"
 BUSY_TIMEOUT = 30.0
 # KiB of pages that a writer keeps: the upper levels of the indexes of a million tasks, and what one transaction changes.
 WRITER_CACHE = 24_000
-# Pages of 4 KiB in the write-ahead log until it is moved into the file. SQLite's 1,000 would rewrite the same pages of
-# an index many times a second while catching up.
-CHECKPOINT_PAGES = 8_000
+# Bytes. New ids fall all over their index; in larger pages fewer of them are written again for every transaction, which
+# makes taking in events a tenth faster than with SQLite's 4,096.
+PAGE = 16_384
+# Pages in the write-ahead log (64 MB) until it is moved into the file: moving it every 1,000, as SQLite does by itself,
+# writes the same pages of an index several times a second while catching up.
+CHECKPOINT_PAGES = 4_000
 
 # Each entry brings a file from the version before to its own (its place, counted from 1). Never changed, only added to.
 MIGRATIONS = (
@@ -48,12 +51,13 @@ MIGRATIONS = (
         steps BLOB NOT NULL         -- MessagePack: [[state, time, worker, note], ...] in order of time
     );
     CREATE UNIQUE INDEX task_id ON task (id);
-    -- Each filter's index also holds what the others ask for, so that what does not match costs no look at its row.
-    CREATE INDEX task_time ON task (time, state);
-    CREATE INDEX task_state ON task (state, time);
+    -- Each index also holds what other filters ask for, so that what does not match costs no look at its row. More of them
+    -- would cost more than they save: an index is a tenth of what taking an event in takes.
+    CREATE INDEX task_time ON task (time, state, name, worker, queue);
     CREATE INDEX task_name ON task (name, time, state, worker, queue);
-    CREATE INDEX task_worker ON task (worker, time, state, queue);
-    CREATE INDEX task_queue ON task (queue, time, state);
+    CREATE INDEX task_worker ON task (worker, time, state, name, queue);
+    -- 4 is SUCCESS, which nearly all are: newest first, they are soon found in the index of times.
+    CREATE INDEX task_state ON task (state, time) WHERE state <> 4;
     CREATE INDEX task_root ON task (root) WHERE root IS NOT NULL;
     CREATE INDEX task_parent ON task (parent) WHERE parent IS NOT NULL;
     CREATE INDEX task_attention ON task (attention, time) WHERE attention > 0;
@@ -128,8 +132,11 @@ def open_history(folder: Path) -> sqlite3.Connection:
 
 
 def prepare(path: Path) -> sqlite3.Connection:
-    connection = connect(path, cache=WRITER_CACHE)
+    connection = connect(path)
     try:
+        # Only of effect while the file is empty, and before the cache is measured in pages.
+        connection.execute(f"PRAGMA page_size = {PAGE}")
+        connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE}")
         # A kill loses nothing then; losing power may lose the last transactions, offset and rows together.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")

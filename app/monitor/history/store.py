@@ -81,7 +81,9 @@ class History:
     def close(self) -> None:
         self.connection.close()
 
-    def write(self, messages: Sequence[tuple[int, bytes]], also: Callable[[list[Told]], None] | None = None) -> list[Told]:
+    def write(
+        self, messages: Sequence[tuple[int, bytes]], also: Callable[[list[Told]], None] | None = None
+    ) -> list[Told]:
         """Takes messages of the log into the history, all or none.
 
         Args:
@@ -147,8 +149,8 @@ class History:
 
     def _fold(self, heard: Sequence[tuple[int, Event]]) -> list[Told]:
         told: list[Told] = []
-        uuids = {event.uuid for _, event in heard if event.uuid is not None}
-        loaded = self.load(uuids)
+        ids = {event.uuid: as_id(event.uuid) for _, event in heard if event.uuid is not None}
+        loaded = self.load(ids)
         texts = {task.key: texts_of(task) for task in loaded.values()}
         tasks = dict(loaded)
         fresh: dict[str, Task] = {}
@@ -163,7 +165,7 @@ class History:
             uuid = event.uuid or ""
             task = tasks.get(uuid)
             if task is None:
-                task = tasks[uuid] = fresh[uuid] = Task(0, as_id(uuid), PENDING)
+                task = tasks[uuid] = fresh[uuid] = Task(0, ids[uuid], PENDING)
             host = key_of(event.hostname)
             if event.name is not None and task.name is None:
                 task.name = key_of(event.name)
@@ -180,25 +182,23 @@ class History:
         self.update(changed.values(), texts)
         return told
 
-    def load(self, uuids: Iterable[str]) -> dict[str, Task]:
-        """The tasks with these ids that the history has, by id."""
-        ids: dict[Id, str] = {as_id(uuid): uuid for uuid in uuids}
+    def load(self, ids: dict[str, Id]) -> dict[str, Task]:
+        """Those tasks of ``ids`` that the history has, by their id as text."""
+        texts = {id_: text for text, id_ in ids.items()}
         found: dict[str, Task] = {}
-        wanted = list(ids)
+        wanted = sorted(texts, key=order)
         for start in range(0, len(wanted), LOOKUP):
             some = wanted[start : start + LOOKUP]
             query = f"{SELECT} WHERE id IN ({','.join('?' * len(some))})"
             for row in self.connection.execute(query, some):
-                found[ids[row[1]]] = task_of(row)
+                found[texts[row[1]]] = task_of(row)
         return found
 
     def _insert(self, tasks: Iterable[Task]) -> None:
-        # In the order of the index of ids, whose pages are then each changed once.
-        ordered = sorted(tasks, key=order)
         rows = []
         index = []
         key = self._key
-        for task in ordered:
+        for task in tasks:
             key += 1
             task.key = key
             rows.append(row_of(task))
@@ -228,8 +228,8 @@ class History:
             self.connection.executemany(INDEX, index)
 
 
-def order(task: Task) -> tuple[bool, Id]:
-    return isinstance(task.id, str), task.id
+def order(id_: Id) -> tuple[bool, Id]:
+    return isinstance(id_, str), id_
 
 
 def texts_of(task: Task) -> tuple[str | None, ...]:
@@ -241,4 +241,4 @@ def row_of(task: Task) -> tuple[Any, ...]:
 
 
 def task_of(row: Sequence[Any]) -> Task:
-    return Task(*row[:-1], decode_steps(row[-1]))
+    return Task(*row[:-1], decode_steps(row[-1]))  # type: ignore[call-arg]

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TypeAlias
-from uuid import UUID
 
 import msgspec
 
 from app.monitor.history.events import Event
 
-__all__ = [
-    *("ATTENTION", "CANCELLED", "FAILURE", "FINAL", "PENDING", "RECEIVED", "REJECTED", "RETRY", "REVOKED", "STARTED"),
-    *("ORPHANED", "STALLED", "STATES", "STEPS", "SUCCESS", "UNCLAIMED", "Id", "Task", "apply", "as_id", "id_text"),
-]
+__all__ = ["Id", "Task", "apply", "as_id", "id_text"]
 
 PENDING, RECEIVED, STARTED, RETRY, SUCCESS, FAILURE, REVOKED, REJECTED = range(8)
 STATES = ("PENDING", "RECEIVED", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED", "REJECTED")
@@ -128,8 +124,7 @@ def apply(task: Task, event: Event, code: int, host: int) -> bool:
         moved = advance(task, event, code, host)
         if moved and task.attention:
             task.attention, task.attention_since = 0, None
-    if stamp > task.time:
-        task.time = stamp
+    task.time = max(task.time, stamp)
     return True
 
 
@@ -198,7 +193,11 @@ def receive(task: Task, event: Event) -> None:
     if retries > task.retries:
         task.retries = retries
         task.wait = None
-    elif task.due is not None and task.queued is not None and (task.wait is None or task.received is None or task.received < task.queued):
+    elif (
+        task.due is not None
+        and task.queued is not None
+        and (task.wait is None or task.received is None or task.received < task.queued)
+    ):
         task.wait = max(0.0, stamp - task.due)
     if task.received is None or stamp > task.received:
         task.received = stamp
@@ -214,8 +213,8 @@ def describe(task: Task, event: Event) -> None:
         task.args = event.args
     if task.kwargs is None:
         task.kwargs = event.kwargs
-    if task.root is None and event.root_id is not None and (root := as_id(event.root_id)) != task.id:
-        task.root = root
+    if task.root is None and event.root_id is not None and event.root_id != event.uuid:
+        task.root = as_id(event.root_id)
     if task.parent is None and event.parent_id is not None:
         task.parent = as_id(event.parent_id)
 
