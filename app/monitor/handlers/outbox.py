@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from time import time
 
@@ -147,4 +148,17 @@ class Outbox:
         if self._connection.execute(
             "SELECT EXISTS (SELECT 1 FROM outbox WHERE handler = ? AND key <= ?)", where
         ).fetchone()[0]:
-            self._connection.execute("DELETE FROM outbox WHERE handler = ? AND key <= ?", where)
+            try:
+                self._connection.execute("DELETE FROM outbox WHERE handler = ? AND key <= ?", where)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+                    self._make_room()
+                raise
+
+    def _make_room(self) -> None:
+        """Moves the write-ahead log into the file, where its pages have their place already, so that it begins anew.
+
+        On a full volume it can't grow to the length at which that is done by itself.
+        """
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import get_ident
 from time import time
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -24,6 +27,33 @@ TIMEOUT = 10.0
 ANSWER_LIMIT = 1 << 40
 
 logger = logging.getLogger("warren.monitor")
+
+
+class Quiet(logging.Filter):
+    """Keeps back what Tornado's client logs in threads of webhooks: tracebacks, for a server that breaks off its answer.
+
+    Delivery says that in a line. Tornado's server, in another thread, has the same loggers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._threads: set[int | None] = set()
+        for name in ("tornado.application", "tornado.general"):
+            logging.getLogger(name).addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.thread not in self._threads
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        self._threads.add(get_ident())
+        try:
+            yield
+        finally:
+            self._threads.discard(get_ident())
+
+
+quiet = Quiet()
 
 
 def signature(key: str, moment: int, body: bytes) -> str:
@@ -84,7 +114,8 @@ class Webhook:
             # Made here, since its loop belongs to this thread. Tornado's simple client knows of no proxies.
             self._client = HTTPClient(SimpleAsyncHTTPClient, max_body_size=ANSWER_LIMIT)
         try:
-            self._client.fetch(request)
+            with quiet.here():
+                self._client.fetch(request)
         except HTTPError as error:
             raise Failure(self._said(error)) from error
         except Exception as error:
