@@ -102,7 +102,7 @@ def live(pictures: Pictures) -> None:
                     drawn = shown
                     lines = (
                         frame(pictures.latest, console.width, console.height)
-                        if pictures.latest
+                        if pictures.latest is not None
                         else [Text("asking the monitor and the broker ...", "dim")]
                     )
                     view.update(Group(*lines), refresh=True)
