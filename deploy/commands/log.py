@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.commands.control import connected
 from deploy.errors import ExitCode, WarrenError
 from deploy.session import Session
 
+if TYPE_CHECKING:
+    from app.eventlog import Unavailable
+
 __all__ = ["as_known", "events_of", "folded"]
 
 
-def as_known(error: Exception) -> WarrenError:
+def as_known(error: Unavailable) -> WarrenError:
     """Why the log can't be read, in words for who types commands."""
     # The text is of the container that it was written for; here the URL stands in a file.
     said = str(error).replace("CELERY_BROKER_URL", ".warren/secrets/ops; `invoke up` gives it to the broker")
+    if not error.lasting:
+        said += "; `invoke status` shows what runs, `invoke up` starts it"
     return WarrenError(said, ExitCode.BROKER)
 
 

@@ -218,9 +218,8 @@ def scale_workers(s: Session, workers: int) -> None:
 def config(s: Session, as_json: bool) -> None:
     from deploy.settings import known
 
-    # A result backend's URL may hold a password.
     values = {
-        variable.name: re.sub(r"(://[^/@]*:)[^@]*@", r"\1***@", as_text(getattr(s.settings, variable.field)))
+        variable.name: without_secrets(variable.name, as_text(getattr(s.settings, variable.field)))
         for variable in known().values()
     }
     defaults = {variable.name: as_text(variable.default) for variable in known().values()}
@@ -232,6 +231,16 @@ def config(s: Session, as_json: bool) -> None:
             ("setting", "value", "default"),
             [(name, value, "" if value == defaults[name] else defaults[name]) for name, value in values.items()],
         )
+
+
+def without_secrets(name: str, value: str) -> str:
+    """``value`` without the password that a URL, of a result backend for example, may hold."""
+    if name == "MONITOR_WEBHOOK_URL":
+        # Of many services the path is the key.
+        return re.sub(
+            r"^(https?://)(?:[^/@]*@)?([^/?#]*)(?:[/?#].+)?", lambda found: f"{found[1]}{found[2]}/***", value
+        )
+    return re.sub(r"(://[^/@]*:)[^@]*@", r"\1***@", value)
 
 
 def build(s: Session) -> None:

@@ -658,7 +658,9 @@ def test_a_task_that_the_log_does_not_know(session: Session, monkeypatch: pytest
 
 def test_a_log_that_cannot_be_read_now(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
-        raise eventlog.Unavailable("the event log is away; wait")
+        raise eventlog.Unavailable("the event log is away")
 
     monkeypatch.setattr(eventlog, "find", fail)
-    assert refused(ExitCode.BROKER, lambda: results.result(session, ID, False)) == "the event log is away; wait"
+    assert refused(ExitCode.BROKER, lambda: results.result(session, ID, False)) == (
+        "the event log is away; `invoke status` shows what runs, `invoke up` starts it"
+    )

@@ -359,6 +359,25 @@ def test_config_shows_no_secret(menu: Menu, home: Path, monkeypatch: pytest.Monk
     assert ended.code == 0
     assert "s3cret" not in ended.out
     assert "db+postgresql://shop:***@db/shop" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://hooks.example/services/T0/B0/key", "https://hooks.example/***"),
+        ("https://me:key@hooks.example:8443/x", "https://hooks.example:8443/***"),
+        ("https://me:key@hooks.example?key=1", "https://hooks.example/***"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080/***"),
+        ("", ""),
+    ],
+)
+def test_config_shows_where_events_are_sent_but_not_the_key_in_the_address(
+    home: Path, menu: Menu, monkeypatch: pytest.MonkeyPatch, url: str, told: str
+) -> None:
+    monkeypatch.setattr("deploy.platforms.choose", lambda *_: Platform(STACK))
+    (home / ".env").write_text(f"MONITOR_WEBHOOK_URL={url}\n")
+    ended = menu("config", "--json")
+    assert json.loads(ended.out)["settings"]["MONITOR_WEBHOOK_URL"] == told
     assert not any(secret in ended.out for secret in load().values())
 
 
