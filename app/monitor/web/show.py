@@ -1,0 +1,161 @@
+"""Times, durations and names as the page shows them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from app.monitor.web.sources import FINAL, Json
+
+__all__ = [
+    "call",
+    "clock",
+    "duration",
+    "headline",
+    "moment",
+    "number",
+    "parts",
+    "path",
+    "short",
+    "span",
+    "split_name",
+    "steps",
+    "tree",
+]
+
+# For what is not known.
+NOTHING = "\N{EN DASH}"
+# Levels of a family that are indented; a chain of hundreds would leave the screen.
+MOST_INDENTED = 8
+
+
+def moment(stamp: str | None) -> datetime | None:
+    """The time of the API's text."""
+    try:
+        return datetime.fromisoformat(stamp) if stamp else None
+    except ValueError:
+        return None
+
+
+def clock(stamp: str | None, day: bool = False) -> str:
+    """``13:20:01 UTC``; with its day where it is asked for. The page's script puts it into the reader's time zone."""
+    when = moment(stamp)
+    if when is None:
+        return NOTHING
+    return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC" if day else "%H:%M:%S UTC")
+
+
+def duration(seconds: float | None) -> str:
+    """``3 ms``, ``0.42 s``, ``12.3 s``, ``2 min 5 s``, ``1 h 3 min``, ``2 d 4 h``; a dash for what is not known."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 0:
+        return f"-{duration(-seconds)}"
+    for limit, text in (
+        (0.0005, "0 ms"),
+        (0.0995, f"{seconds * 1000:.0f} ms"),
+        (9.995, f"{seconds:.2f} s"),
+        (59.95, f"{seconds:.1f} s"),
+    ):
+        if seconds < limit:
+            return text
+    whole = round(seconds)
+    for unit, below, name, smaller in ((60, 3600, "min", "s"), (3600, 86_400, "h", "min"), (86_400, 0, "d", "h")):
+        if whole < below or not below:
+            rest = whole % unit // {"s": 1, "min": 60, "h": 3600}[smaller]
+            return f"{whole // unit:,} {name}" + (f" {rest} {smaller}" if rest else "")
+    return ""
+
+
+def span(start: str | None, end: str | None) -> float | None:
+    """Seconds from one time to another."""
+    first, last = moment(start), moment(end)
+    return (last - first).total_seconds() if first and last else None
+
+
+def number(value: int | None) -> str:
+    return NOTHING if value is None else f"{value:,}"
+
+
+def short(text: str | None, limit: int = 160) -> str:
+    line = " ".join((text or "")[: limit * 4].split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A task's module and its last part."""
+    module, _, last = name.rpartition(".")
+    return module, last
+
+
+def path(id: str) -> str:
+    """An id as a part of an address."""
+    return quote(id, safe="")
+
+
+def call(task: Json) -> str:
+    """What a list shows of a task's arguments: nothing where there are none."""
+    return " ".join(text for text in (task["args"], task["kwargs"]) if text and text not in {"()", "{}", "[]"})
+
+
+def headline(task: Json) -> str:
+    """What became of a task, in a sentence without its end."""
+    state, where = str(task["state"]), f" on {task['worker']}" if task["worker"] else ""
+    ran = f" after {duration(task['runtime'])}" if task["runtime"] is not None else ""
+    if state == "FAILURE" and not ran and (took := span(task["started"], task["finished"])) is not None:
+        ran = f" after {duration(took)}"
+    words = {
+        "PENDING": f"Sent to queue {task['queue']}, not received yet" if task["queue"] else "Sent, not received yet",
+        "RECEIVED": f"Received{where}, not started yet",
+        "STARTED": f"Running{where}",
+        "RETRY": f"Waits for another try, after {task['retries'] or 1}",
+        "SUCCESS": f"Succeeded{ran}{where}",
+        "FAILURE": f"Failed{ran}{where}",
+        "REVOKED": f"Revoked{where}",
+        "REJECTED": f"Rejected{where}",
+    }
+    text = words.get(state, state)
+    return f"{text}, in attempt {task['attempts']}" if (task["attempts"] or 0) > 1 else text
+
+
+def steps(task: Json) -> list[dict[str, Any]]:
+    """The timeline: each step with the time since the one before."""
+    found, before = [], None
+    for step in task.get("steps") or []:
+        found.append({**step, "after": span(before, step["time"])})
+        before = step["time"] or before
+    return found
+
+
+def parts(task: Json) -> list[tuple[str, float, float]]:
+    """The shares of a task's life spent waiting and running, from 0 to 100: kind, start, width; empty if not known."""
+    begin = task["sent"] or task["received"] or task["started"]
+    end = task["finished"] or (task["time"] if task["state"] in FINAL else None)
+    total, until_start = span(begin, end), span(begin, task["started"])
+    if not total or total <= 0 or until_start is None:
+        return []
+    waiting = min(100.0, max(0.0, 100 * until_start / total))
+    return [("waiting", 0.0, waiting), ("running", waiting, 100 - waiting)]
+
+
+def tree(family: list[Json]) -> list[tuple[int, Json]]:
+    """A family in the order of a tree, each with its depth. Tasks whose parent is not there begin a tree of their own."""
+    ids = {task["id"] for task in family}
+    children: dict[str | None, list[Json]] = {}
+    for task in family:
+        parent = task["parent"] if task["parent"] in ids and task["parent"] != task["id"] else None
+        children.setdefault(parent, []).append(task)
+    found: list[tuple[int, Json]] = []
+    seen: set[str] = set()
+    # What events claim need not be a tree: whoever is its own ancestor comes last.
+    for first in [*children.get(None, []), *family]:
+        waiting = [(0, first)]
+        while waiting:
+            depth, task = waiting.pop()
+            if task["id"] in seen:
+                continue
+            seen.add(task["id"])
+            found.append((min(depth, MOST_INDENTED), task))
+            waiting.extend((depth + 1, child) for child in reversed(children.get(task["id"], [])))
+    return found

@@ -1,0 +1,235 @@
+"""Who gets in, as what, and what another site can't do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from app.monitor.web.access import BURST, REFILL, Attempts
+from app.monitor.web.login import after
+from app.monitor.web.server import PAGES, ROUTES
+from tests.support.monitor_site import OPERATOR, TOKEN, VIEWER, Site, serve, task
+
+PUBLIC = {"/healthz", "/readyz", "/login", "/logout"}
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve([task("one"), task("two", "FAILURE")]) as made:
+        yield made
+
+
+def test_without_login_nothing_is_shown(site: Site) -> None:
+    for path, handler in (ROUTES | PAGES).items():
+        address = path.replace("{id}", "one")
+        for method in handler.methods():
+            answer = site.ask(method, address)
+            if path in PUBLIC:
+                assert answer.status in {200, 403, 405}, path
+            else:
+                assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), path
+    assert site.reader.opened == 0
+
+
+def test_browsers_are_led_to_the_login_and_back(site: Site) -> None:
+    browser = site.browser()
+    for path, login in {
+        "/": "./login",
+        "/?state=FAILURE&text=a%20b": "./login?next=%3Fstate%3DFAILURE%26text%3Da%2520b",
+        "/task/one": "../login?next=task%2Fone",
+        "/live": "./login?next=live",
+        "/workers": "./login?next=workers",
+    }.items():
+        answer = browser.get(path)
+        assert (answer.status, answer.headers["Location"]) == (302, login)
+    done = browser.log_in(VIEWER, next="task/one")
+    assert (done.status, done.headers["Location"]) == (303, "./task/one")
+    assert browser.get("/task/one").status == 200
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "//evil.org",
+        "https://evil.org",
+        "/\\evil.org",
+        "javascript:alert(1)",
+        "task/../../x",
+        "live\r\nX: y",
+        "x",
+        "\\e",
+    ],
+)
+def test_a_login_leads_nowhere_else(wanted: str) -> None:
+    assert after(wanted) == "./"
+
+
+@pytest.mark.parametrize("wanted", ["", "live", "?state=FAILURE&text=a%20b", "task/a%2Fb", "workers?x=1"])
+def test_a_login_leads_to_our_pages(wanted: str) -> None:
+    assert after(wanted) == f"./{wanted}"
+
+
+def test_the_token(site: Site) -> None:
+    assert site.get("/tasks").status == 200
+    assert site.ask("GET", "/tasks", Authorization=f"bearer {TOKEN}").status == 200
+    for wrong in ("", "x", TOKEN[:-1], f"{TOKEN}x", TOKEN.upper(), "\xe9"):
+        assert site.ask("GET", "/tasks", Authorization=f"Bearer {wrong}").status == 401, wrong
+    assert site.ask("GET", f"/tasks?token={TOKEN}").status == 401
+    assert site.ask("GET", "/tasks", Authorization=f"Basic {TOKEN}").status == 401
+
+
+def test_empty_secrets_let_nobody_in() -> None:
+    with serve(monitor_token="", monitor_operator_password="", monitor_viewer_password="") as site:
+        assert site.get("/tasks", token="").status == 401
+        assert site.get("/tasks").status == 401
+        assert "no password is set" in site.browser().get("/login").text
+    with serve(monitor_operator_password="") as site:
+        browser = site.browser()
+        field = browser.form("/login") if "_xsrf" in browser.get("/login").text else ""
+        assert browser.post("/login", _xsrf=field, password="").status == 401
+        assert browser.log_in(OPERATOR).status == 401
+        assert browser.log_in(VIEWER).status == 303
+
+
+def test_the_cookie(site: Site) -> None:
+    browser = site.browser()
+    assert browser.log_in("wrong").status == 401
+    assert "neither the operator" in browser.log_in("wrong").text
+    done = browser.log_in(OPERATOR)
+    (cookie,) = [line for line in done.headers.get_all("Set-Cookie") or [] if "-form" not in line]
+    attributes = {part.strip().partition("=")[0].lower() for part in cookie.split(";")[1:]}
+    assert attributes == {"expires", "httponly", "path", "samesite"}
+    assert "SameSite=Strict" in cookie
+    assert OPERATOR not in cookie
+    assert browser.get("/").status == 200
+    # Whoever changes a letter of it is nobody.
+    name = next(name for name in browser.cookies if "-form" not in name)
+    browser.cookies[name] = browser.cookies[name][:-1] + ("0" if browser.cookies[name][-1] != "0" else "1")
+    assert browser.get("/").status == 302
+
+
+def test_the_cookie_is_secure_behind_https(site: Site) -> None:
+    browser = site.browser()
+    field = browser.form("/login")
+    answer = browser._send(  # noqa: SLF001, RUF100
+        "POST",
+        "/login",
+        f"_xsrf={field}&password={VIEWER}",
+        {"Content-Type": "application/x-www-form-urlencoded", "X-Forwarded-Proto": "https"},
+    )
+    assert "; Secure" in str(answer.headers.get_all("Set-Cookie"))
+
+
+def test_a_new_password_ends_old_logins(site: Site) -> None:
+    browser = site.browser()
+    browser.log_in(OPERATOR)
+    with serve([], monitor_operator_password="a new one") as other:
+        stranger = other.browser()
+        stranger.cookies = browser.cookies
+        assert stranger.get("/").status == 302
+
+
+def test_logout(site: Site) -> None:
+    browser = site.browser()
+    browser.log_in(VIEWER)
+    assert browser.get("/logout").status == 405
+    assert browser.post("/logout").status == 403
+    assert browser.get("/").status == 200
+    answer = browser.post("/logout", _xsrf=browser.form("/"))
+    assert (answer.status, answer.headers["Location"]) == (303, "login")
+    assert browser.get("/").status == 302
+
+
+def test_other_sites_can_not_post(site: Site) -> None:
+    browser = site.browser()
+    assert browser.post("/login", password=OPERATOR).status == 403
+    browser.log_in(OPERATOR)
+    assert browser.post("/tasks/two/retry").status == 403
+    assert browser.post("/tasks/two/retry", _xsrf="2|aa|bb|1").status == 403
+    answer = site.ask("POST", "/tasks/two/retry", Cookie="; ".join(f"{k}={v}" for k, v in browser.cookies.items()))
+    assert (answer.status, "reload it" in answer.json["error"]) == (403, True)
+
+
+def test_viewers_may_not_act(site: Site) -> None:
+    browser = site.browser()
+    browser.log_in(VIEWER)
+    field = browser.form("/task/two")
+    for action in ("retry", "revoke"):
+        answer = browser.post(f"/tasks/two/{action}", _xsrf=field)
+        assert (answer.status, "viewer" in answer.text) == (403, True)
+
+
+def test_wrong_answers_are_limited(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    browser = site.browser()
+    field = browser.form("/login")
+    statuses = [browser.post("/login", _xsrf=field, password="wrong").status for _ in range(BURST + 2)]
+    assert statuses == [401] * BURST + [429] * 2
+    # The right one as well: otherwise it could be found.
+    late = browser.post("/login", _xsrf=field, password=OPERATOR)
+    assert (late.status, late.headers["Retry-After"]) == (429, "5")
+    # Programs with the token are not held up by it.
+    assert site.get("/tasks").status == 200
+    assert [site.get("/tasks", token="x").status for _ in range(BURST + 1)] == [401] * BURST + [429]
+    assert "wrong" not in caplog.text.replace("a wrong password from 127.0.0.1", "")
+
+
+def test_attempts_come_back_and_are_bounded() -> None:
+    now = [0.0]
+    attempts = Attempts(lambda: now[0])
+    for _ in range(BURST):
+        assert attempts.wait("a") == 0
+        attempts.failed("a")
+    assert attempts.wait("a") == REFILL
+    assert attempts.wait("b") == 0
+    now[0] += REFILL
+    assert attempts.wait("a") == 0
+    now[0] += 1_000_000
+    for _ in range(BURST):
+        assert attempts.wait("a") == 0
+        attempts.failed("a")
+    assert attempts.wait("a") == REFILL
+    for number in range(20_000):
+        attempts.failed(f"address {number}")
+    assert len(attempts._left) == 10_000  # noqa: SLF001, RUF100
+
+
+def test_every_answer_has_the_security_headers(site: Site) -> None:
+    browser = site.browser()
+    browser.log_in(OPERATOR)
+    for path in (
+        "/",
+        "/task/one",
+        "/task/none",
+        "/live",
+        "/workers",
+        "/login",
+        "/nothing",
+        "/tasks",
+        "/tasks?x=1",
+        "/static/page.css",
+        "/static/none",
+        "/healthz",
+    ):
+        headers = browser.get(path).headers
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'; "), path
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Server"] is None
+        if not path.startswith("/static"):
+            assert headers["Cache-Control"] == "no-store", path
+
+
+def test_no_secret_is_logged(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        browser = site.browser()
+        browser.log_in("almost-the-password")
+        browser.log_in(OPERATOR)
+        browser.get("/")
+        site.get("/tasks")
+        site.get("/tasks", token="almost-the-token")
+    assert "operator logged in from 127.0.0.1" in caplog.text
+    for secret in (TOKEN, OPERATOR, "almost-the-password", "almost-the-token", *browser.cookies.values()):
+        assert secret not in caplog.text
