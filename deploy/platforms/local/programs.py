@@ -43,6 +43,9 @@ FLOWER_STOP = 30
 MONITOR_STOP = 30
 EPMD_STOP = 10
 
+# Files that the monitor's page is made of.
+PAGE = (".html", ".css", ".js", ".svg")
+
 # What only holds copies of code, or none at all.
 SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 
@@ -117,7 +120,7 @@ def folders() -> dict[str, Path]:
     return {name: LOCAL / name for name in ("rabbitmq", "monitor", "flower", "health")}
 
 
-def sources(place: Path) -> Iterator[Path]:
+def sources(place: Path, kinds: tuple[str, ...] = (".py",)) -> Iterator[Path]:
     """The Python files below ``place``, in a stable order, without those of virtual environments."""
     for folder, names, files in os.walk(place):
         names[:] = sorted(
@@ -125,15 +128,15 @@ def sources(place: Path) -> Iterator[Path]:
             for name in names
             if not name.startswith(".") and name not in SKIPPED and not Path(folder, name, "pyvenv.cfg").exists()
         )
-        yield from (Path(folder, name) for name in sorted(files) if name.endswith(".py"))
+        yield from (Path(folder, name) for name in sorted(files) if name.endswith(kinds))
 
 
 def code_digest(settings: Settings) -> str:
     """A digest of all code that Celery's processes may import from this checkout and the user's project."""
     digest = hashlib.sha256()
-    places = [ROOT / "app", *([context(settings)] if settings.foreign_app else [])]
-    for place in places:
-        for file in sources(place):
+    places = {ROOT / "app": (".py", *PAGE), **({context(settings): (".py",)} if settings.foreign_app else {})}
+    for place, kinds in places.items():
+        for file in sources(place, kinds):
             digest.update(f"{file.relative_to(place)}\0".encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()
