@@ -83,9 +83,9 @@ def known(s: Session, id_: str) -> dict[str, Any] | None:
 
 def family(s: Session, task: dict[str, Any]) -> list[dict[str, Any]]:
     """All tasks that came of the same first one, if there are others than ``task``."""
-    if not (task.get("parent") or task.get("root") or task.get("children")):
-        return []
     root = str(task.get("root") or task["id"])
+    if root == task["id"] and not task.get("parent") and not task.get("children"):
+        return []
     answer = monitor_api.get(s.endpoints, s.secrets, f"/tasks/{quote(root, safe='')}/family", missing={"tasks": []})
     found: list[dict[str, Any]] = answer["tasks"]
     return found if len(found) > 1 else []

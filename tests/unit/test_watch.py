@@ -194,7 +194,7 @@ def test_one_snapshot(api: FakeMonitor, session: Session, capsys: pytest.Capture
     }
     assert [queue["queue"] for queue in found["queues"]] == ["default"]
     # Of the last whole minute, since there was no look before.
-    assert found["rates"] == {"succeeded": 1.0, "failed": 0.1, "retried": 0.0, "revoked": 0.0}
+    assert found["rates"] == {"started": None, "succeeded": 1.0, "failed": 0.1, "retried": 0.0, "revoked": 0.0}
     assert [one.partition("?")[0] for one in api.asked] == [
         *("/readyz", "/chart", "/workers", "/counts", "/tasks", "/tasks"),
     ]
@@ -224,16 +224,27 @@ def test_rates_are_of_the_last_seconds(api: FakeMonitor, session: Session) -> No
     # The look before last is the youngest that is as old as the window.
     assert gatherer.snapshot()["rates"]["succeeded"] == 1
     minute["failed"] += 29
-    assert gatherer.snapshot()["rates"] == {"succeeded": 28 / 29, "failed": 1.0, "retried": 0, "revoked": 0}
+    assert gatherer.snapshot()["rates"] == {
+        **{"started": 0, "succeeded": 28 / 29, "failed": 1.0, "retried": 0, "revoked": 0},
+    }
 
 
 def test_totals_grow_with_minutes_that_come_and_go() -> None:
     totals = Totals()
-    totals.after([{"time": "1", "succeeded": 100}, {"time": "2", "succeeded": 5}])
-    assert totals.after([{"time": "2", "succeeded": 7}, {"time": "3", "succeeded": 1}])["succeeded"] == 108
+    totals.after([{"time": "1", "succeeded": 100}, {"time": "2", "succeeded": 5}], [])
+    assert totals.after([{"time": "2", "succeeded": 7}, {"time": "3", "succeeded": 1}], [])["succeeded"] == 108
     # A late end in a minute that was told before.
-    assert totals.after([{"time": "2", "succeeded": 8}, {"time": "3", "succeeded": 1}])["succeeded"] == 109
-    assert totals.after([])["succeeded"] == 109
+    assert totals.after([{"time": "2", "succeeded": 8}, {"time": "3", "succeeded": 1}], [])["succeeded"] == 109
+    assert totals.after([], [])["succeeded"] == 109
+
+
+def test_what_workers_started_is_counted_from_the_first_look_on() -> None:
+    totals = Totals()
+    assert totals.after([], [worker(1, processed=100)])["started"] == 0
+    assert totals.after([], [worker(1, processed=103), worker(2, processed=50)])["started"] == 3
+    # The first one began anew.
+    assert totals.after([], [worker(1, processed=1), worker(2, processed=51)])["started"] == 4
+    assert totals.after([], [worker(1, processed=2), worker(2, processed=None)])["started"] == 5
 
 
 def test_a_monitor_that_goes_away_leaves_what_was_known_and_comes_back(api: FakeMonitor, session: Session) -> None:

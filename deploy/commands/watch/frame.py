@@ -83,8 +83,8 @@ def numbers(of: Snapshot, width: int) -> list[Text]:
     rates = of["rates"]
     cells = [
         (f"{rate(rates.get(end))} {end}/s", style, None, False)
-        for end, style in (("succeeded", "green"), ("failed", "bold red"), ("retried", "yellow"))
-        if end != "retried" or rates.get(end)
+        for end, style in (("started", "cyan"), ("succeeded", "green"), ("failed", "bold red"), ("retried", "yellow"))
+        if end in {"succeeded", "failed"} or rates.get(end)
     ]
     minutes = [int(minute.get("succeeded") or 0) + int(minute.get("failed") or 0) for minute in of["minutes"]]
     if any(minutes):

@@ -27,6 +27,7 @@ PATIENCE = 3.0
 TASKS = 50
 
 ENDS = ("succeeded", "failed", "retried", "revoked")
+RATES = ("started", *ENDS)
 
 
 class Gatherer:
@@ -37,7 +38,7 @@ class Gatherer:
         self._clock = clock
         self._monitor: dict[str, Any] = {
             **{"workers": [], "counts": {}, "minutes": [], "attention": [], "failures": []},
-            "rates": dict.fromkeys(ENDS),
+            "rates": dict.fromkeys(RATES),
         }
         self._queues: list[dict[str, Any]] = []
         self._totals = Totals()
@@ -75,11 +76,12 @@ class Gatherer:
         minutes = self._get(
             "/chart", {"since": since.isoformat(), "until": until.isoformat(), "points": MINUTES}, "points"
         )
+        workers = self._get("/workers", None, "workers")
         return {
-            "workers": self._get("/workers", None, "workers"),
+            "workers": workers,
             "counts": self._get("/counts", None),
             "minutes": minutes,
-            "rates": self._rates(minutes),
+            "rates": self._rates(minutes, workers),
             "attention": self._get("/tasks", {"attention": "any", "limit": TASKS}, "tasks"),
             "failures": self._get("/tasks", {"state": "FAILURE", "limit": TASKS}, "tasks"),
         }
@@ -88,29 +90,36 @@ class Gatherer:
         found = monitor_api.get(self._session.endpoints, self._session.secrets, path, values, patience=PATIENCE)
         return found[key] if key else found
 
-    def _rates(self, minutes: list[dict[str, Any]]) -> dict[str, float | None]:
-        """Ends a second: of the last seconds, or for want of an earlier look, of the last whole minute."""
+    def _rates(self, minutes: list[dict[str, Any]], workers: list[dict[str, Any]]) -> dict[str, float | None]:
+        """Starts and ends a second: of the last seconds, or for want of an earlier look, ends of the last whole minute."""
         now = self._clock()
-        self._sums.append((now, self._totals.after(minutes)))
+        self._sums.append((now, self._totals.after(minutes, workers)))
         while len(self._sums) > 2 and now - self._sums[1][0] >= WINDOW:
             self._sums.popleft()
         then, before = self._sums[0]
         if now > then:
             latest = self._sums[-1][1]
-            return {end: (latest[end] - before[end]) / (now - then) for end in ENDS}
+            return {what: (latest[what] - before[what]) / (now - then) for what in RATES}
         if len(minutes) < 2:
-            return dict.fromkeys(ENDS)
-        return {end: (minutes[-2].get(end) or 0) / 60 for end in ENDS}
+            return dict.fromkeys(RATES)
+        return {"started": None, **{end: (minutes[-2].get(end) or 0) / 60 for end in ENDS}}
 
 
 class Totals:
-    """Adds up a chart whose minutes move on: each look tells of some minutes that the look before told of too."""
+    """Adds up a chart whose minutes move on, of which each look tells some that the look before told too; and what
+    workers say that they have started since they began."""
 
     def __init__(self) -> None:
         self._last: dict[str, dict[str, int]] = {}
-        self._sums = dict.fromkeys(ENDS, 0)
+        self._started: dict[str, int] = {}
+        self._sums = dict.fromkeys(RATES, 0)
 
-    def after(self, minutes: list[dict[str, Any]]) -> dict[str, int]:
+    def after(self, minutes: list[dict[str, Any]], workers: list[dict[str, Any]]) -> dict[str, int]:
+        for worker in workers:
+            name, started = str(worker["name"]), worker.get("processed")
+            if isinstance(started, int):
+                self._sums["started"] += max(0, started - self._started.get(name, started))
+                self._started[name] = started
         now = {str(minute["time"]): {end: int(minute.get(end) or 0) for end in ENDS} for minute in minutes}
         for time, ends in now.items():
             before = self._last.get(time, {})
