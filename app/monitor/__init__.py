@@ -1,9 +1,12 @@
-"""The monitor, ``python -m app.monitor``: prints a line for each change of a task's state.
+"""The monitor, ``python -m app.monitor``: what happened to every task.
 
-    follow.py    follows the event log, keeps the position, hands each message to the sinks
-    lines.py     the sink that prints
-    names.py     the names of tasks, which most events lack
-    position.py  the position on disk
-
-A sink that comes later (history, handlers) is one more object beside the printer; see :class:`app.monitor.follow.Sink`.
+follow.py     follows the event log and hands its messages on in batches
+recorder.py   does everything that is to be done with them, in one transaction
+history/      the searchable history, in SQLite
+lines.py      a line for each change of a task's state
+names.py      the names of tasks, for readers of the log without a history
+handlers/     Python functions, a webhook, a command: each with its own position and retries
+metrics.py    for Prometheus
+hub.py        changes as they happen, and how following goes
+web/          the API and the page
 """

@@ -1,13 +1,16 @@
-"""``python -m app.monitor``: the event log on standard output, its own messages on standard error.
+"""``python -m app.monitor``: follows the event log into the history, prints it, feeds handlers, and serves the page.
 
-Ends with 0 when it is stopped (SIGTERM, SIGINT) and with 3 when a setting is wrong. It needs no broker to start.
+Lines go to standard output, the monitor's own messages to standard error. Ends with 0 when it is stopped (SIGTERM,
+SIGINT), with 3 when a setting is wrong, and with 1 when it can't go on. It needs no broker to start.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 from threading import Thread
@@ -15,20 +18,27 @@ from threading import Thread
 from app.environment import Mistake
 from app.eventlog import Stop
 from app.monitor.follow import Follower
+from app.monitor.handlers.delivery import Delivery
+from app.monitor.handlers.loading import load
+from app.monitor.handlers.registry import Registry
+from app.monitor.history.reader import Reader
+from app.monitor.history.schema import FILE, NewerSchema
+from app.monitor.hub import Hub, Status
 from app.monitor.lines import Printer
-from app.monitor.position import PositionFile
+from app.monitor.recorder import Recorder
+from app.monitor.web.server import Server
 from app.settings import AppSettings, from_environment
 
 # Seconds. A stopping monitor leaves within a second, even if its connection or whoever reads its lines hangs.
 STOP_LIMIT = 0.8
-# Seconds on top of the longest task: a task is received a little before it starts, and clocks differ.
-MEMORY_MARGIN = 300
+# Seconds until a history that can't be opened is tried again: its volume may be full for a while.
+OPEN_AGAIN = 2.0
 
 logger = logging.getLogger("warren.monitor")
 
 
 def folder(settings: AppSettings) -> Path:
-    """The folder of the position.
+    """The folder of the history.
 
     Raises:
         Mistake: it can't be made or written.
@@ -49,40 +59,103 @@ def start_logging(level: str) -> None:
     logging.getLogger("warren").setLevel(level.upper())
 
 
+class Monitor:
+    """All parts of the monitor, and how they end.
+
+    Raises:
+        Mistake: on construction, for settings that can't be used.
+    """
+
+    def __init__(self, settings: AppSettings, stop: Stop) -> None:
+        self.settings = settings
+        self.stop = stop
+        self.failures: list[Exception] = []
+        self.path = folder(settings) / FILE
+        registry = load(settings)
+        # A thread, because looking up an address can't be interrupted by a signal.
+        self.thread = Thread(target=self._follow, name="follow", daemon=True)
+        self.delivery = Delivery(self.path, registry, stop)
+        self.hub = Hub()
+        self.status = Status()
+        self.recorder = self._recorder(registry)
+        self.server = Server(
+            settings,
+            lambda: Reader(self.path),
+            self.hub,
+            self.status,
+            self.recorder.metrics.text,
+            self.thread.is_alive,
+        )
+
+    def _recorder(self, registry: Registry) -> Recorder:
+        said = False
+        while True:
+            try:
+                return Recorder(
+                    self.settings,
+                    registry,
+                    self.delivery,
+                    Printer(self.settings.monitor_format),
+                    self.hub,
+                    self.status,
+                    self._replaced,
+                )
+            except NewerSchema as error:
+                raise Mistake([str(error)]) from error
+            except sqlite3.OperationalError as error:
+                if not said:
+                    logger.error(
+                        "the history in %s can't be opened (%s): free space there, or look at its disk; "
+                        "trying again until it works",
+                        *(self.path.parent, error),
+                    )
+                said = True
+                if self.stop.wait(OPEN_AGAIN):
+                    raise Mistake([]) from error
+
+    def _replaced(self) -> None:
+        self.server.reopen()
+
+    def _follow(self) -> None:
+        try:
+            Follower(self.settings.broker_url, self.recorder, self.stop, self.status).run()
+        except Exception as error:
+            self.failures.append(error)
+        finally:
+            self.stop.set()
+
+    async def run(self) -> None:
+        """Runs until the stop flag is set, or following the log fails.
+
+        Raises:
+            Mistake: the port can't be listened on.
+        """
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.stop.fileno(), stopped.set)
+        self.server.start()
+        self.delivery.start()
+        self.thread.start()
+        await stopped.wait()
+        loop.remove_reader(self.stop.fileno())
+        await self.server.stop()
+
+
 def main() -> int:
-    try:
-        settings = from_environment()
-        path = folder(settings)
-    except Mistake as mistake:
-        sys.stderr.writelines(f"error: {line}\n" for line in mistake.lines)
-        return 3
-    start_logging(settings.log_level)
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    failures: list[Exception] = []
-    follower = Follower(
-        settings.broker_url,
-        [Printer(settings.monitor_format)],
-        PositionFile(path),
-        stop,
-        memory=settings.task_time_limit + MEMORY_MARGIN,
-    )
-
-    def follow() -> None:
-        try:
-            follower.run()
-        except Exception as error:
-            failures.append(error)
-        finally:
-            stop.set()
-
-    # A thread, because looking up an address can't be interrupted by a signal.
-    thread = Thread(target=follow, name="follow", daemon=True)
-    thread.start()
-    stop.wait()
-    thread.join(STOP_LIMIT)
-    return code(failures)
+    try:
+        settings = from_environment()
+        start_logging(settings.log_level)
+        monitor = Monitor(settings, stop)
+        asyncio.run(monitor.run())
+    except Mistake as mistake:
+        sys.stderr.writelines(f"error: {line}\n" for line in mistake.lines)
+        return 3 if mistake.lines else 0
+    monitor.delivery.stop(STOP_LIMIT)
+    monitor.thread.join(STOP_LIMIT)
+    return code(monitor.failures)
 
 
 def code(failures: list[Exception]) -> int:

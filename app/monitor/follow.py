@@ -1,84 +1,91 @@
-"""Follows the event log, over broker restarts and its own, and hands every message to the sinks."""
+"""Follows the event log, over broker restarts and its own, and hands its messages to the recorder in batches."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
 from contextlib import suppress
-from datetime import UTC, datetime
 from time import monotonic, time
 from typing import Protocol
 
-from app.eventlog import ANSWER_TIMEOUT, Entry, Log, Stop, Unavailable, address, replay
-from app.monitor.position import Position, PositionFile
+from app.eventlog import ANSWER_TIMEOUT, EMPTY_WAIT, Log, Stop, Unavailable, address
+from app.monitor.history.store import Position
+from app.monitor.hub import Status
+from app.monitor.recorder import Refused
 
-__all__ = ["Follower", "Sink"]
+__all__ = ["Follower", "Records"]
 
-# Seconds. What SIGKILL may repeat: lines of this time.
-SAVE_EVERY = 1.0
-# Seconds, where nothing was printed: workers' heartbeats are read again in no time, and an idle disk may sleep.
-SAVE_IDLE_EVERY = 60.0
+# Messages and bytes of one transaction. Workers under load put 24 events into a message: as many as take a tenth of a
+# second, and 30 MB while they do.
+MESSAGES = 1_000
+BYTES = 8_000_000
+# Seconds in which messages are gathered: what people don't notice, and few enough transactions for a slow disk.
+GATHER = 0.1
+# Seconds without a message until there is taken to be no more: the broker sends what it has at once.
+DRAINED = 0.02
+# Seconds between two looks at tasks that need attention.
+LOOK_EVERY = 1.0
+# Seconds between two questions where the log ends, while far behind.
+END_EVERY = 5.0
+# Seconds behind that don't count: events are on their way for some.
+AT_ONCE = 3.0
+# Seconds behind the log from which on the monitor does not count as ready.
+FAR_BEHIND = 30.0
 # Seconds. The first wait after a lost connection: a broker that goes on after an error must not be asked in a tight loop.
 RETRY_FIRST = 0.5
 # Seconds. The longest wait between two tries, and so how much later than the broker the monitor may be back.
 RETRY_LIMIT = 5.0
+# Seconds until a history that takes nothing is tried again.
+REFUSED_WAIT = 2.0
+
+TIMESTAMP = b'"timestamp":'
+NUMBER = re.compile(rb"\s*(\d{1,12}(?:\.\d{1,9})?)")
+
 logger = logging.getLogger("warren.monitor")
 
 
-class Sink(Protocol):
-    """Something that is done with events."""
+class Records(Protocol):
+    """What is done with messages; see :class:`app.monitor.recorder.Recorder`."""
 
-    def recall(self, entry: Entry) -> None:
-        """Sees a message that was handled before this process started."""
-
-    def handle(self, entry: Entry) -> bool:
-        """Handles a message. True if handling it twice would show, so that its position is to be saved soon."""
-
-
-def happened(entry: Entry) -> float:
-    """When the last of a message's events happened, or 0. Not later than now, whatever its worker's clock says."""
-    now = time()
-    stamps = [stamp for event in entry.events if isinstance(stamp := event.get("timestamp"), int | float)]
-    # NaN and infinity, which Python's json writes, fail this comparison as well.
-    return max((float(stamp) for stamp in stamps if 0 < stamp <= now), default=0.0)
+    @property
+    def position(self) -> Position | None: ...
+    def connected(self, end: int | None) -> None: ...
+    def start_over(self) -> None: ...
+    def take(self, messages: list[tuple[int, bytes]]) -> None: ...
+    def look(self) -> None: ...
 
 
 class Follower:
-    """Hands each message to all sinks, in the order of the log, and then saves its position.
+    """Takes each message of the log to ``records``, in order; what was taken is never taken again."""
 
-    After a clean stop each message is handled exactly once; after a kill those of the last second may be handled again.
-
-    Args:
-        memory: seconds before the saved position that sinks are reminded of at the start.
-    """
-
-    def __init__(self, url: str, sinks: Sequence[Sink], file: PositionFile, stop: Stop, memory: float) -> None:
+    def __init__(self, url: str, records: Records, stop: Stop, status: Status) -> None:
         self._url = url
-        self._sinks = sinks
-        self._file = file
+        self._records = records
         self._stop = stop
-        self._memory = memory
-        self._position = file.load()
-        self._reminded = False
-        # When the position is to be saved; None while the saved one is the last.
-        self._save_at: float | None = None
+        self._status = status
+        # The log's last message, as far as is known, and when that was asked.
+        self._end = -1
+        self._end_asked = 0.0
+        self._per_message = 1.0
+        self._look_at = 0.0
         # When the log was lost, and what was said of it.
         self._lost_at: float | None = None
         self._said: str | None = None
 
     def run(self) -> None:
-        """Follows the log until the stop flag is set. Whatever ends it, the position is saved."""
-        try:
-            while not self._stop.is_set():
-                try:
-                    with self._connected() as log:
-                        self._follow(log)
-                except Unavailable as error:
-                    self._lost(error)
-                    self._save()
-                    self._stop.wait(RETRY_FIRST)
-        finally:
-            self._save()
+        """Follows the log until the stop flag is set."""
+        while not self._stop.is_set():
+            try:
+                with self._connected() as log:
+                    self._follow(log)
+            except Unavailable as error:
+                self._lost(error)
+                self._stop.wait(RETRY_FIRST)
+            except Refused as error:
+                self._refused(error)
+                self._stop.wait(REFUSED_WAIT)
+            finally:
+                self._status.connected = False
 
     def _connected(self) -> Log:
         """The log, reading where this left off. It is tried until it works or the stop flag is set."""
@@ -114,83 +121,109 @@ class Follower:
         return log
 
     def _resume(self, log: Log) -> None:
-        if self._position is not None:
-            # Nothing is only taken for a new, empty log after a broker has had the time to open an old one.
-            end = log.end(ANSWER_TIMEOUT)
-            if self._stop.is_set():
-                raise Unavailable("stopped")
-            if end is None or end < self._position.offset:
-                self._start_over()
-            else:
-                self._remind(self._position)
-        log.consume("first" if self._position is None else self._position.offset)
+        position = self._records.position
+        # Nothing is only taken for a new, empty log after a broker has had the time to open an old one.
+        end = log.end(EMPTY_WAIT if position is None else ANSWER_TIMEOUT)
+        if self._stop.is_set():
+            raise Unavailable("stopped")
+        if position is not None and (end is None or end < position.offset):
+            self._start_over()
+            position = None
+        self._end, self._end_asked = -1 if end is None else end, monotonic()
+        self._records.connected(end)
+        log.consume("first" if position is None else position.offset)
 
     def _start_over(self) -> None:
         logger.warning("the broker's event log is another one than before: starting with its first event")
-        self._position = None
-
-    def _remind(self, position: Position) -> None:
-        """Shows the sinks, once, what happened shortly before the position: a line of a running task needs its name."""
-        if self._reminded:
-            return
-        try:
-            start = datetime.fromtimestamp(position.time - self._memory, UTC)
-        except (ValueError, OverflowError, OSError):
-            # No clock showed this time; nothing can be looked up by it.
-            return
-        for entry in replay(self._url, start, stop=self._stop):
-            if entry.offset > position.offset:
-                break
-            for sink in self._sinks:
-                sink.recall(entry)
-        self._reminded = True
+        self._records.start_over()
 
     def _follow(self, log: Log) -> None:
-        resumed = self._position
+        resumed = self._records.position
+        self._status.connected = True
+        if self._end <= (resumed.offset if resumed else -1):
+            self._caught_up()
         while True:
-            entry = log.next(self._until_save())
-            if entry is None:
-                if self._stop.is_set():
-                    return
-            elif resumed is None or self._is_new(entry, resumed):
-                self._handle(entry)
-            if entry is not None:
-                if resumed is not None and self._position is None:
+            messages, drained = self._gather(log)
+            if self._stop.is_set():
+                # What was gathered comes again; stopping does not wait for it.
+                return
+            if messages and resumed is not None:
+                if not self._goes_on(messages, resumed):
                     return
                 resumed = None
-            if self._save_at is not None and monotonic() >= self._save_at:
-                self._save()
+            if messages:
+                self._records.take(messages)
+                self._taken(log, *messages[-1])
+            if drained:
+                self._caught_up()
+            self._status.error = None
+            if self._status.caught_up and monotonic() >= self._look_at:
+                self._look_at = monotonic() + LOOK_EVERY
+                self._records.look()
 
-    def _is_new(self, entry: Entry, resumed: Position) -> bool:
-        """Whether the first message after resuming is still to be handled; where it shows another log, starts over."""
-        if entry.offset == resumed.offset:
-            if not resumed.is_of(entry):
+    def _gather(self, log: Log) -> tuple[list[tuple[int, bytes]], bool]:
+        """Messages for one transaction, and whether there were no more for now."""
+        message = log.next_raw(LOOK_EVERY)
+        if message is None:
+            return [], True
+        messages = [message]
+        size = len(message[1])
+        end = monotonic() + GATHER
+        while len(messages) < MESSAGES and size < BYTES:
+            left = min(end - monotonic(), DRAINED)
+            message = log.next_raw(max(left, 0.0))
+            if message is None:
+                return messages, left == DRAINED
+            messages.append(message)
+            size += len(message[1])
+        return messages, False
+
+    def _goes_on(self, messages: list[tuple[int, bytes]], resumed: Position) -> bool:
+        """Whether the log is the one that was left; takes away what was done already."""
+        offset, body = messages[0]
+        if offset == resumed.offset:
+            if not resumed.is_of(offset, body):
                 self._start_over()
-            return False
-        if entry.offset > resumed.offset + 1:
-            first, last = resumed.offset + 1, entry.offset - 1
+                return False
+            del messages[0]
+        elif offset > resumed.offset + 1:
+            first, last = resumed.offset + 1, offset - 1
             logger.warning("events were lost: the log no longer holds its messages %d to %d", first, last)
         return True
 
-    def _handle(self, entry: Entry) -> None:
-        shows = False
-        for sink in self._sinks:
-            shows |= sink.handle(entry)
-        self._position = Position.of(entry, happened(entry) or (self._position.time if self._position else 0.0))
-        due = monotonic() + (SAVE_EVERY if shows else SAVE_IDLE_EVERY)
-        self._save_at = due if self._save_at is None else min(self._save_at, due)
+    def _taken(self, log: Log, offset: int, body: bytes) -> None:
+        """Keeps account of how far behind the log this is."""
+        behind = max(0.0, time() - newest(body))
+        if behind < AT_ONCE:
+            self._caught_up()
+            return
+        if monotonic() >= self._end_asked + END_EVERY:
+            # Its clock may be wrong; where the log ends is not a matter of clocks.
+            self._end = log.end(EMPTY_WAIT) or -1
+            self._end_asked = monotonic()
+        if offset >= self._end:
+            self._caught_up()
+            return
+        self._per_message = 0.9 * self._per_message + 0.1 * max(1, body.count(TIMESTAMP))
+        self._status.lag_events = int((self._end - offset) * self._per_message)
+        self._status.lag_seconds = behind
+        if behind > FAR_BEHIND:
+            self._status.caught_up = False
 
-    def _until_save(self) -> float | None:
-        return None if self._save_at is None else max(0.0, self._save_at - monotonic())
+    def _caught_up(self) -> None:
+        self._status.caught_up = True
+        self._status.lag_events = 0
+        self._status.lag_seconds = 0.0
 
-    def _save(self) -> None:
-        if self._save_at is not None and self._position is not None:
-            self._file.save(self._position)
-        self._save_at = None
+    def _refused(self, error: Refused) -> None:
+        if self._status.error is None:
+            logger.error("%s; trying again until it works", error)
+        self._status.error = str(error)
 
     def _lost(self, error: Unavailable) -> None:
         """Says what is wrong: once an outage, and again where it turns out that waiting won't help."""
         first = self._lost_at is None
+        self._status.connected = False
         if self._stop.is_set():
             return
         if self._lost_at is None:
@@ -205,3 +238,9 @@ class Follower:
                 "reading the event log at %s again after %.0f s", address(self._url), monotonic() - self._lost_at
             )
         self._lost_at = self._said = None
+
+
+def newest(body: bytes) -> float:
+    """When the last event of a message happened, in seconds since 1970; 0 if it does not say."""
+    found = NUMBER.match(body, body.rfind(TIMESTAMP) + len(TIMESTAMP)) if TIMESTAMP in body else None
+    return float(found[1]) if found else 0.0

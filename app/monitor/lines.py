@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from app.eventlog import Entry, Event
+from app.eventlog import Event
+from app.monitor.history.clock import rfc3339
 from app.monitor.names import Names
+
+if TYPE_CHECKING:
+    from app.monitor.history.store import Told
 
 __all__ = ["Printer", "as_json", "as_text", "record"]
 
@@ -24,6 +29,11 @@ STATES = {
     "task-revoked": "REVOKED",
     "task-retried": "RETRY",
     "task-rejected": "REJECTED",
+    # No states of Celery's: what the monitor finds by itself, and attempts that were cut off.
+    "task-cancelled": "CANCELLED",
+    "task-unclaimed": "UNCLAIMED",
+    "task-stalled": "STALLED",
+    "task-orphaned": "ORPHANED",
 }
 
 # What of an event is shown, where it is there.
@@ -36,6 +46,10 @@ FIELDS = {
     "task-revoked": ("terminated", "signum", "expired"),
     "task-retried": ("exception", "traceback"),
     "task-rejected": ("requeue",),
+    "task-cancelled": (),
+    "task-unclaimed": ("queue",),
+    "task-stalled": (),
+    "task-orphaned": (),
 }
 
 # For machines only: people read these in Flower.
@@ -78,22 +92,27 @@ def shorten(text: str, limit: int) -> str:
 
 def record(event: Event, names: Names) -> Record | None:
     """What is told about an event, or None for one that changes no task's state."""
-    state = STATES.get(event["type"])
     uuid = event.get("uuid")
-    if state is None or not isinstance(uuid, str):
+    if event["type"] not in STATES or not isinstance(uuid, str):
         return None
-    result: Record = {"state": state, "task": shorten(names.of(event), TEXT_LIMIT), "id": shorten(uuid, TEXT_LIMIT)}
+    return build(event["type"], uuid, names.of(event), event.get("hostname"), time_of(event), event.get)
+
+
+def build(kind: str, uuid: str, name: str, host: Any, time: str, value: Callable[[str], Any]) -> Record:
+    """The record of an event of type ``kind``, whose other fields ``value`` gives."""
+    state = STATES[kind]
+    result: Record = {"state": state, "task": shorten(name, TEXT_LIMIT), "id": shorten(uuid, TEXT_LIMIT)}
     # "sent" comes from whoever sent the task, all else from a worker.
-    result["sender" if state == "PENDING" else "worker"] = tidy(event.get("hostname"))
-    for field in FIELDS[event["type"]]:
+    result["sender" if state == "PENDING" else "worker"] = tidy(host)
+    for field in FIELDS[kind]:
         # No arguments and a first try go without saying.
         if (
-            (value := event.get(field)) is not None
-            and not (field == "retries" and value == 0)
-            and value not in ("()", "{}")
+            (found := value(field)) is not None
+            and not (field == "retries" and found == 0)
+            and found not in ("()", "{}")
         ):
-            result[field] = tidy(value)
-    result["time"] = time_of(event)
+            result[field] = tidy(found)
+    result["time"] = time
     return result
 
 
@@ -126,28 +145,24 @@ def as_text(of: Record) -> str:
 
 
 class Printer:
-    """The sink that writes lines to a file descriptor, standard output as a rule.
+    """Writes a line for each change of a task's state to a file descriptor, standard output as a rule.
 
-    It writes past Python's buffers: what is handed over is written before its position is saved, and a pipe that nobody
-    empties can't hold a lock that the end of the process needs.
+    It writes past Python's buffers: what is handed over is written when this returns, and a pipe that nobody empties
+    can't hold a lock that the end of the process needs.
     """
 
-    def __init__(self, format_: Literal["text", "json"], descriptor: int = 1, names: Names | None = None) -> None:
+    def __init__(self, format_: Literal["text", "json"], descriptor: int = 1) -> None:
         self._line: Callable[[Record], str] = as_json if format_ == "json" else as_text
         self._descriptor = descriptor
-        self._names = names if names is not None else Names()
 
-    def recall(self, entry: Entry) -> None:
-        for event in entry.events:
-            self._names.learn(event)
-
-    def handle(self, entry: Entry) -> bool:
+    def write(self, told: Iterable[Told]) -> None:
+        """Raises OSError where the lines can't be written."""
         lines = []
-        for event in entry.events:
-            self._names.learn(event)
-            if (told := record(event, self._names)) is not None:
-                lines.append(self._line(told) + "\n")
-        rest = memoryview("".join(lines).encode("utf-8", "backslashreplace"))
+        for event, task, name, _ in told:
+            if task is not None:
+                time = rfc3339(event.timestamp) or "unknown"
+                value = partial(getattr, event)
+                lines.append(self._line(build(event.type, event.uuid or "", name, event.hostname, time, value)))
+        rest = memoryview("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
-        return bool(lines)

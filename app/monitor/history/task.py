@@ -151,6 +151,9 @@ def advance(task: Task, event: Event, code: int, host: int) -> bool:
         task.started = stamp
     elif code == RETRY:
         task.exception, task.traceback = event.exception, event.traceback
+    if requeued:
+        # From now on it waits for the next worker.
+        task.due = stamp
     task.state = PENDING if requeued else code
     task.at = stamp
     task.worker = host or task.worker

@@ -1,0 +1,146 @@
+"""Tasks that need attention, found by looking at the history from time to time.
+
+    unclaimed   was sent, and no worker received it for longer than it should wait
+    stalled     runs for longer than it may, or far longer than its name usually does, while its worker still beats
+    orphaned    its worker fell silent, or began anew, before the task ended
+
+It is taken back when the task moves on, or its worker is heard of again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.monitor.history.events import Event
+from app.monitor.history.store import SELECT, History, Told, task_of, texts_of
+from app.monitor.history.task import (
+    ATTENTION,
+    ATTENTION_STEP,
+    ORPHANED,
+    STALLED,
+    STARTED,
+    SUCCESS,
+    UNCLAIMED,
+    Task,
+    id_text,
+    remember,
+)
+
+__all__ = ["Attention", "Limits"]
+
+# Tasks that one look finds anew; the rest is found by the next ones. A queue without workers may hold a million.
+AT_ONCE = 1_000
+# Runs from which it is known how long a name usually takes: the last so many that succeeded, and no fewer than some.
+RUNS = 200
+RUNS_LEAST = 20
+# Of them, all but the slowest twentieth.
+USUAL = 0.95
+# Seconds. What usually takes a moment may well take a minute for once.
+STALLED_LEAST = 60.0
+# Seconds after its time limit in which a worker kills a task and says so.
+LIMIT_MARGIN = 30.0
+# Seconds for which the usual runtime of a name is not asked for again.
+USUAL_KEPT = 30.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From when on something is worth attention. Seconds, and ``factor`` times the usual runtime."""
+
+    unclaimed_after: float
+    time_limit: float
+    factor: float
+
+
+class Attention:
+    """Looks for tasks that need attention.
+
+    Args:
+        silent: whether nothing was heard of a worker, by its name, for too long.
+    """
+
+    def __init__(self, history: History, limits: Limits, silent: Callable[[str], bool]) -> None:
+        self._history = history
+        self._limits = limits
+        self._silent = silent
+        self._usual: dict[int, tuple[float, float | None]] = {}
+
+    def look(self, now: float) -> list[Told]:
+        """What is found and taken back by now, written within the caller's transaction; what is new is returned."""
+        changed: list[tuple[Task, int]] = [(task, UNCLAIMED) for task in self._unclaimed(now)]
+        for task in self._running():
+            found = self._running_badly(task, now)
+            if found != task.attention:
+                changed.append((task, found))
+        told = []
+        for task, found in changed:
+            task.attention = found
+            task.attention_since = now if found else None
+            if found:
+                remember(task.steps, (ATTENTION_STEP + found, now, task.worker or 0, ""))
+                told.append(self._told(task, found, now))
+        tasks = [task for task, _ in changed]
+        self._history.update(tasks, {task.key: texts_of(task) for task in tasks})
+        return told
+
+    def counts(self) -> dict[str, int]:
+        """How many tasks need which attention now."""
+        query = "SELECT attention, count(*) FROM task INDEXED BY task_attention WHERE attention > 0 GROUP BY attention"
+        return dict.fromkeys(ATTENTION[1:], 0) | {
+            ATTENTION[found]: count for found, count in self._history.connection.execute(query)
+        }
+
+    def _unclaimed(self, now: float) -> list[Task]:
+        query = f"""
+            {SELECT} INDEXED BY task_waiting WHERE state = 0 AND attention = 0 AND due < ? ORDER BY due LIMIT {AT_ONCE}
+        """
+        rows = self._history.connection.execute(query, (now - self._limits.unclaimed_after,))
+        return [task_of(row) for row in rows]
+
+    def _running(self) -> list[Task]:
+        query = f"{SELECT} INDEXED BY task_running WHERE state IN (1, 2)"
+        return [task_of(row) for row in self._history.connection.execute(query)]
+
+    def _running_badly(self, task: Task, now: float) -> int:
+        name = self._history.words.text(task.worker) or ""
+        worker = self._history.workers.known.get(name)
+        if self._silent(name) or (worker is not None and worker.online is not None and worker.online > task.at):
+            return ORPHANED
+        if task.state == STARTED:
+            ran = now - task.at
+            usual = self._usual_of(task.name, now) if ran > STALLED_LEAST else None
+            if ran > self._limits.time_limit + LIMIT_MARGIN or (
+                usual is not None and ran > self._limits.factor * usual
+            ):
+                return STALLED
+        return 0
+
+    def _usual_of(self, name: int | None, now: float) -> float | None:
+        """Seconds that nearly all of the last runs of a name took at most; None where too few are known."""
+        if name is None:
+            return None
+        kept = self._usual.get(name)
+        if kept is not None and kept[0] > now:
+            return kept[1]
+        query = f"""
+            SELECT runtime FROM task INDEXED BY task_name WHERE name = ? AND state = {SUCCESS} AND runtime IS NOT NULL
+            ORDER BY time DESC LIMIT {RUNS}
+        """  # noqa: S608 - numbers of our own
+        runs = sorted(row[0] for row in self._history.connection.execute(query, (name,)))
+        usual = runs[int(len(runs) * USUAL)] if len(runs) >= RUNS_LEAST else None
+        if len(self._usual) > AT_ONCE:
+            self._usual.clear()
+        self._usual[name] = (now + USUAL_KEPT, usual)
+        return usual
+
+    def _told(self, task: Task, found: int, now: float) -> Told:
+        text = self._history.words.text
+        event = Event(
+            type=f"task-{ATTENTION[found]}",
+            timestamp=now,
+            uuid=id_text(task.id),
+            hostname=text(task.worker),
+            queue=text(task.queue),
+        )
+        return Told(event, task, text(task.name) or "unknown", -1)

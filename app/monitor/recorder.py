@@ -1,0 +1,292 @@
+"""Everything that is done with messages of the log: history, lines, handlers, metrics and whoever listens live.
+
+What is written to disk for them is written in one transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic, time
+from typing import Any
+
+import msgspec
+
+from app.monitor.handlers.delivery import Delivery
+from app.monitor.handlers.outbox import enroll, positions, retire
+from app.monitor.handlers.registry import Registry
+from app.monitor.history import shape
+from app.monitor.history.attention import Attention, Limits
+from app.monitor.history.clock import rfc3339
+from app.monitor.history.retention import prune
+from app.monitor.history.schema import FILE, damaged, set_aside
+from app.monitor.history.store import History, Position, Told
+from app.monitor.history.task import CODES, STATES
+from app.monitor.hub import Change, Hub, Status
+from app.monitor.lines import Printer
+from app.monitor.metrics import Metrics
+from app.settings import AppSettings
+
+__all__ = ["Recorder", "Refused"]
+
+# Seconds between two looks for what is to be forgotten.
+PRUNE_EVERY = 60.0
+# Seconds of each look that forgetting may take.
+PRUNE_FOR = 0.3
+# Changes of one transaction that are told live. Nobody reads more of them at once.
+LIVE = 500
+
+logger = logging.getLogger("warren.monitor")
+
+encode = msgspec.json.Encoder().encode
+
+
+class Refused(Exception):
+    """The history takes nothing now. The text says why and what to do."""
+
+
+class Recorder:
+    """Owns the history. Used by the thread that follows the log.
+
+    Args:
+        replaced: called when the history became another file.
+    """
+
+    def __init__(
+        self,
+        settings: AppSettings,
+        registry: Registry,
+        delivery: Delivery,
+        printer: Printer,
+        hub: Hub,
+        status: Status,
+        replaced: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._folder = Path(settings.monitor_dir)
+        self._registry = registry
+        self._delivery = delivery
+        self._printer = printer
+        self._hub = hub
+        self._status = status
+        self._replaced = replaced
+        # When each worker was last heard of, by this host's monotonic clock; and since when they can be heard.
+        self._heard: dict[str, float] = {}
+        self._listening_since = monotonic()
+        self._after: dict[str, int] = {}
+        # Up to which offset lines are printed: what is taken again, after it could not be written, is not said again.
+        self._printed = -1
+        self._prune_at = 0.0
+        self.metrics = Metrics(status, self._known_workers, self._attention_counts, delivery.stats)
+        self._counts: dict[str, int] = {}
+        self._open()
+
+    def _open(self) -> None:
+        self.history = History(self._folder)
+        limits = Limits(
+            self._settings.monitor_unclaimed_after,
+            self._settings.task_time_limit,
+            self._settings.monitor_stalled_factor,
+        )
+        self._attention = Attention(self.history, limits, self._silent)
+        self._after = positions(self.history.connection)
+        self._status.tasks = self.history.tasks
+        self._status.malformed = self.history.decoder.malformed
+
+    @property
+    def position(self) -> Position | None:
+        """The last message that is in the history."""
+        return self.history.position
+
+    def connected(self, end: int | None) -> None:
+        """Says that the log can be heard, and where it ends: what is new there, handlers that are new get.
+
+        Raises:
+            Refused
+        """
+        self._listening_since = monotonic()
+        names = self._registry.names
+        if set(self._after) == set(names):
+            return
+
+        def work() -> list[Told]:
+            retire(self.history.connection, names)
+            enroll(self.history.connection, names, -1 if end is None else end)
+            return []
+
+        self._guarded(lambda: self.history.transaction(work))
+        self._after = positions(self.history.connection)
+
+    def start_over(self) -> None:
+        """The log is another one than before: all that it holds is new, for handlers too."""
+
+        def work() -> list[Told]:
+            self.history.start_over()
+            self.history.connection.execute("UPDATE handler SET after = -1")
+            return []
+
+        self._guarded(lambda: self.history.transaction(work))
+        self._after = dict.fromkeys(self._after, -1)
+        self._printed = -1
+
+    def take(self, messages: Sequence[tuple[int, bytes]]) -> None:
+        """Does all that is to be done with messages of the log.
+
+        Raises:
+            Refused: nothing was done, but lines may have been printed; the same messages are to come again.
+            OSError: lines can't be written.
+        """
+        try:
+            told = self._guarded(lambda: self.history.write(messages, self._also))
+        except (Refused, OSError):
+            raise
+        except Exception:
+            self._take_apart(messages)
+            return
+        now = monotonic()
+        for event, *_ in told:
+            if event.hostname is not None:
+                self._heard[event.hostname] = now
+        self._spread(told)
+        if now >= self._prune_at:
+            self.prune()
+
+    def _take_apart(self, messages: Sequence[tuple[int, bytes]]) -> None:
+        """Takes messages of which one can't be taken, and leaves that out: the next restart would fail with it as well."""
+        if len(messages) > 1:
+            middle = len(messages) // 2
+            self.take(messages[:middle])
+            self.take(messages[middle:])
+            return
+        offset, body = messages[0]
+        logger.exception(
+            "message %d of the event log is skipped by a mistake of the monitor's own, please report it: %.500r",
+            offset,
+            body,
+        )
+        self.history.decoder.malformed["mistake of the monitor"] += 1
+        self._guarded(lambda: self.history.write([(offset, b"[]")]))
+
+    def look(self) -> None:
+        """Looks for tasks that need attention, and for what is to be forgotten. To be called while the log is caught up.
+
+        Raises:
+            Refused, OSError: as :meth:`take`.
+        """
+        told = self._guarded(lambda: self.history.transaction(lambda: self._attention.look(time()), self._also))
+        self._counts = self._guarded(self._attention.counts)
+        self._spread(told)
+        end = monotonic() + PRUNE_FOR
+        while self._prune_at <= monotonic() < end:
+            self.prune()
+
+    def prune(self) -> None:
+        """Forgets what is too old or too much, a piece at a time."""
+        settings = self._settings
+        more = self._guarded(
+            lambda: prune(self.history, time(), settings.monitor_keep_days, settings.monitor_keep_tasks)
+        )
+        self._prune_at = monotonic() + (0.0 if more else PRUNE_EVERY)
+        self._status.tasks = self.history.tasks
+        if len(self._heard) > 2 * len(self.history.workers.known) + LIVE:
+            self._heard = {name: at for name, at in self._heard.items() if name in self.history.workers.known}
+
+    def close(self) -> None:
+        self.history.close()
+
+    def _also(self, told: list[Told]) -> None:
+        """What belongs into the same transaction; last of all, the lines."""
+        connection = self.history.connection
+        rows = [
+            (handler, self._event(one))
+            for one in told
+            for handler in self._registry.wanted(one.event.type, one.name)
+            if one.offset < 0 or one.offset > self._after.get(handler, -1)
+        ]
+        if rows:
+            connection.executemany("INSERT INTO outbox (handler, event) VALUES (?, ?)", rows)
+        self._delivery.settle(connection)
+        self._printer.write([one for one in told if one.offset < 0 or one.offset > self._printed])
+        if told and told[-1].offset >= 0:
+            self._printed = told[-1].offset
+
+    def _spread(self, told: list[Told]) -> None:
+        """Tells those who keep nothing."""
+        self._status.tasks = self.history.tasks
+        if not told:
+            return
+        self.metrics.count(told)
+        if self._registry.names:
+            self._delivery.wake(self._registry.names)
+        if self._hub.heard:
+            changes = [self._change(one) for one in told[-LIVE:] if one.event.type != "worker-heartbeat"]
+            if len(told) > LIVE:
+                changes.insert(0, {"type": "skipped", "count": len(told) - LIVE})
+            if changes:
+                self._hub.publish(changes)
+
+    def _change(self, told: Told) -> Change:
+        event, task, _, _ = told
+        if task is None:
+            return {
+                "type": event.type,
+                "name": event.hostname,
+                "worker": event.hostname,
+                "time": rfc3339(event.timestamp),
+            }
+        about = shape.summary(task, self.history.words.text)
+        code = CODES.get(event.type)
+        # The task may have moved on in the same transaction; this is about the event.
+        about |= {"type": event.type, "time": rfc3339(event.timestamp)}
+        if code is not None and code < len(STATES):
+            about["state"] = STATES[code]
+        if code:
+            about["worker"] = event.hostname
+        if event.exception is not None:
+            about["exception"] = event.exception
+        return about
+
+    def _event(self, told: Told) -> str:
+        change = self._change(told)
+        if told.task is not None:
+            change["traceback"] = told.event.traceback or told.task.traceback
+        return encode(change).decode()
+
+    def _silent(self, worker: str) -> bool:
+        """Whether nothing was heard of a worker for too long, although it could be heard."""
+        last = max(self._heard.get(worker, 0.0), self._listening_since)
+        return monotonic() - last > self._settings.monitor_silent_after
+
+    def _known_workers(self) -> list[Any]:
+        return list(self.history.workers.known.values())
+
+    def _attention_counts(self) -> dict[str, int]:
+        return dict(self._counts)
+
+    def _guarded(self, work: Callable[[], Any]) -> Any:
+        """``work``, with what the database raises in words; a damaged file is set aside, and made again."""
+        try:
+            return work()
+        except sqlite3.DatabaseError as error:
+            if damaged(error):
+                self._replace(error)
+            elif not isinstance(error, sqlite3.OperationalError):
+                raise
+            raise Refused(self._in_words(error)) from error
+
+    def _replace(self, error: sqlite3.DatabaseError) -> None:
+        self.history.close()
+        set_aside(self._folder / FILE, error)
+        self._open()
+        self._printed = -1
+        self._replaced()
+
+    def _in_words(self, error: sqlite3.DatabaseError) -> str:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith("SQLITE_FULL"):
+            return f"the volume of {self._folder} is full: free space; nothing is lost, the event log waits"
+        if name.startswith(("SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+            return f"{self._folder} can't be written ({error}): give it to this user, or look at its disk"
+        return f"the history takes nothing ({error})"
