@@ -199,6 +199,25 @@ def test_whatever_a_handler_raises_is_a_failure(outgoing: Outgoing, start: Start
     assert delivery.stats()["a"].failed == 1
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def test_an_error_that_can_not_be_shown_is_a_failure_too(outgoing: Outgoing, start: Start) -> None:
+    attempts: list[int] = []
+
+    def fails(event: dict[str, Any]) -> None:
+        attempts.append(event["number"])
+        raise Unspeakable
+
+    delivery = start(handler("a", fails, retries=1))
+    put(outgoing, delivery, "a", 1, 2)
+    eventually(lambda: attempts == [1, 1, 2, 2], 20)
+    eventually(lambda: delivery.stats()["a"].given_up == 2, 20)
+    assert (delivery.stats()["a"].last_error or "").startswith("Unspeakable (")
+
+
 def test_a_row_that_is_no_event_holds_nobody_up(
     outgoing: Outgoing, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -152,9 +152,7 @@ def test_a_lock_that_is_held_is_waited_for_in_silence(
     outgoing: Outgoing,
     quick: Callable[[float], None],
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("app.monitor.handlers.outbox.BUSY_TIMEOUT", 0.01)
     numbers: list[int] = []
     outgoing.put("a", *(event(number) for number in range(NOTE_EVERY * 2)))
     lock = busy(outgoing.path)

@@ -28,6 +28,8 @@ RETRY_LIMIT = 300.0
 # Events whose delivery is not noted yet, and seconds: what a SIGKILL repeats at most.
 NOTE_EVERY = 100
 NOTE_AFTER = 1.0
+# Seconds that a stopping thread waits for the writer's lock; what it can't note then is repeated.
+STOP_PATIENCE = 0.3
 # Seconds until a database that failed is tried again.
 REOPEN_AFTER = 1.0
 # Seconds between two lines on the same failing handler.
@@ -89,15 +91,14 @@ class Courier:
         self.delivered = self.failed = self.given_up = self.dropped = self.waiting = 0
         self.last_error: str | None = None
         self.bell = Flag()
-        # The last key that is done, in which file.
+        # The last key that is done, in which file, and how many are done but not deleted, since when.
         self.done = 0
         self.identity: tuple[int, int] | None = None
+        self.unnoted = 0
+        self._unnoted_since = 0.0
         self._path = path
         self._stop = stop
         self._pause = pause
-        # Done but not deleted, and since when.
-        self._unnoted = 0
-        self._unnoted_since = 0.0
         self._failure_line, self._given_up_line = Seldom(), Seldom()
         # Failed attempts since the last that succeeded, and whether that was said.
         self._failures = 0
@@ -123,7 +124,7 @@ class Courier:
     def _serve(self, outbox: Outbox) -> None:
         """Delivers from one open file, until another takes its place or the stop flag is set."""
         if outbox.identity != self.identity:
-            self.identity, self.done, self._unnoted = outbox.identity, 0, 0
+            self.identity, self.done, self.unnoted = outbox.identity, 0, 0
         # First of all: while nothing can be noted, nothing more is delivered, so that little is ever repeated.
         self._note(outbox)
         try:
@@ -138,7 +139,7 @@ class Courier:
                     if self._until_note() <= 0:
                         self._note(outbox)
                 if not rows:
-                    self.bell.wait(self._until_note() if self._unnoted else None)
+                    self.bell.wait(self._until_note() if self.unnoted else None)
                     if self._until_note() <= 0:
                         self._note(outbox)
         finally:
@@ -148,20 +149,28 @@ class Courier:
 
     def _finished(self, key: int) -> None:
         self.done = key
-        if not self._unnoted:
+        if not self.unnoted:
             self._unnoted_since = monotonic()
-        self._unnoted += 1
+        self.unnoted += 1
 
     def _until_note(self) -> float:
         """Seconds until progress is to be noted."""
-        if self._unnoted >= NOTE_EVERY:
+        if self.unnoted >= NOTE_EVERY:
             return 0.0
-        return self._unnoted_since + NOTE_AFTER - monotonic() if self._unnoted else NOTE_AFTER
+        return self._unnoted_since + NOTE_AFTER - monotonic() if self.unnoted else NOTE_AFTER
 
     def _note(self, outbox: Outbox) -> None:
-        if self._unnoted and not outbox.moved():
-            outbox.delete(self.done)
-        self._unnoted = 0
+        """Removes what is done. While the history's writer has the lock, this waits: for the lock, or for it to do so."""
+        patience = monotonic() + STOP_PATIENCE
+        while self.unnoted and not outbox.moved():
+            try:
+                outbox.delete(self.done)
+                break
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or (self._stop.is_set() and monotonic() >= patience):
+                    raise
+                self._say_stuck(error)
+        self.unnoted = 0
 
     def _deliver(self, outbox: Outbox, key: int, text: str) -> bool:
         """Whether the event is done with: delivered, or given up. False if the monitor stops first."""
@@ -237,7 +246,7 @@ class Courier:
         if self._stuck_since is None:
             self._stuck_since = now
         # That another thread writes is no news, unless it never ends.
-        patience = SAY_EVERY if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY else 0.0
+        patience = SAY_EVERY if is_busy(error) else 0.0
         if not self._stuck_said and not self._stop.is_set() and now >= self._stuck_since + patience:
             logger.warning(
                 "handler %s waits: %s can't be read or written (%s); look whether its volume has room. "
@@ -250,6 +259,11 @@ class Courier:
         if self._stuck_said:
             logger.info("handler %s goes on", self.handler.name)
         self._stuck_since, self._stuck_said = None, False
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another connection has the lock, which is no fault."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def about(event: Event) -> str:
@@ -297,8 +311,9 @@ class Delivery:
         The threads do the first themselves, but while a flood of events keeps the writer busy they would have to wait for
         its lock. At most 100 rows a handler; microseconds where there is nothing to do.
         """
+        current = identity(self._path)
         for name, courier in self._couriers.items():
-            if courier.done and courier.identity == identity(self._path):
+            if courier.unnoted and courier.identity == current:
                 connection.execute("DELETE FROM outbox WHERE handler = ? AND key <= ?", (name, courier.done))
         if monotonic() >= self._trim_at:
             self._trim_at = monotonic() + TRIM_EVERY

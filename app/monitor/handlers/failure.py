@@ -28,9 +28,9 @@ def place(error: BaseException) -> str:
     """File and line of the user's code that ``error`` comes from, or nothing where no such code took part."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename} line {error.lineno}"
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((OWN, "<frozen")):
-            return f"{frame.filename} line {frame.lineno}"
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if not frame.f_code.co_filename.startswith((OWN, "<frozen")):
+            return f"{frame.f_code.co_filename} line {line}"
     return ""
 
 
@@ -38,6 +38,10 @@ def reason(error: BaseException) -> str:
     """Kind, text and place of ``error``; of a :class:`Failure` the text, which says it all."""
     if isinstance(error, Failure):
         return tidy(str(error))
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    try:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+    except Exception:
+        # Of the user's making, like the error.
+        text = ""
     said = tidy(f"{type(error).__name__}: {text}" if text else type(error).__name__)
     return f"{said} ({where})" if (where := place(error)) else said

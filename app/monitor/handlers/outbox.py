@@ -21,8 +21,9 @@ __all__ = ["BOUND", "Outbox", "enroll", "identity", "positions", "retire", "trim
 
 # Rows that may wait for one handler: at some 500 bytes each, half a gigabyte of the volume.
 BOUND = 1_000_000
-# Seconds. The history's writer holds the lock for a tenth of a second at most; a handler that is to stop asks again.
-BUSY_TIMEOUT = 0.5
+# Seconds that a statement waits for the lock. Short, since a thread looks in between whether the writer has noted its
+# progress, and whether it is to stop; then it asks again.
+BUSY_TIMEOUT = 0.05
 # Rows read at once ...
 BATCH = 100
 # ... and characters, since a single traceback may be megabytes: what ten handlers hold in memory must stay small.
