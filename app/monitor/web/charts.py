@@ -63,9 +63,14 @@ class Bar(NamedTuple):
 
     x: int
     parts: list[tuple[str, float, float]]
-    title: str
+    said: str
     since: str
     until: str
+
+    @property
+    def title(self) -> str:
+        first, last = moment(self.since), moment(self.until)
+        return f"{first:%b %d %H:%M} to {last:%H:%M} UTC: {self.said}" if first and last else self.said
 
 
 class Chart(NamedTuple):
@@ -87,14 +92,6 @@ def ends(points: list[Json], until: datetime) -> list[str]:
     return [*(point["time"] for point in points[1:]), last]
 
 
-def label(point: Json, end: str) -> str:
-    first, last = moment(point["time"]), moment(end)
-    if first is None or last is None:
-        return ""
-    day = f"{first:%b %d} " if (datetime.now(UTC) - first).days >= 1 else ""
-    return f"{day}{first:%H:%M}-{last:%H:%M} UTC"
-
-
 def outcomes(points: list[Json], until: datetime) -> Chart:
     """How many tasks ended how: what went wrong stands on the ground, where it can be compared."""
     most = max((sum(point[kind] for kind, _ in OUTCOMES) for point in points), default=0)
@@ -107,7 +104,7 @@ def outcomes(points: list[Json], until: datetime) -> Chart:
                 ground -= height
                 parts.append((kind, max(0.0, ground), height))
         said = ", ".join(f"{point[kind]:,} {word}" for kind, word in reversed(OUTCOMES) if point[kind]) or "nothing"
-        bars.append(Bar(index * PITCH + 1, parts, f"{label(point, end)}: {said}", point["time"], end))
+        bars.append(Bar(index * PITCH + 1, parts, said, point["time"], end))
     sums = [(kind, word, sum(point[kind] for point in points)) for kind, word in reversed(OUTCOMES)]
     words = ", ".join(f"{count:,} {word}" for _, word, count in sums)
     legend = [(kind, word, f"{count:,}") for kind, word, count in sums]
@@ -126,7 +123,7 @@ def runtimes(points: list[Json], until: datetime) -> Chart:
                 parts.append((kind.removeprefix("runtime_"), HEIGHT - height, height))
         said = f"mean {duration(point['runtime_mean'])}, longest {duration(point['runtime_max'])}"
         said = said if parts else "nothing ran"
-        bars.append(Bar(index * PITCH + 1, parts, f"{label(point, end)}: {said}", point["time"], end))
+        bars.append(Bar(index * PITCH + 1, parts, said, point["time"], end))
     ran = [point for point in points if point["runtime_mean"] is not None]
     ended = [(point["succeeded"] + point["failed"]) or 1 for point in ran]
     mean = sum(point["runtime_mean"] * n for point, n in zip(ran, ended, strict=True)) / sum(ended) if ran else None

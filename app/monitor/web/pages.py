@@ -7,6 +7,8 @@ from urllib.parse import urlencode
 
 from msgspec.structs import replace
 
+from app.monitor.history.clock import rfc3339
+from app.monitor.history.reader import decode_cursor
 from app.monitor.web import charts, show
 from app.monitor.web.actions import retry_refusal, revoke_refusal
 from app.monitor.web.api import SAID, find, known, unready
@@ -91,7 +93,8 @@ class View:
         since, until, points = self._chart
         name = wanted.name if wanted.name in self.names else None
         found = reader.chart(since, until, points, name)
-        self.outcomes, self.runtimes = charts.outcomes(found, until), charts.runtimes(found, until)
+        if found:
+            self.outcomes, self.runtimes = charts.outcomes(found, until), charts.runtimes(found, until)
         if name:
             self.words += f", {name}"
         return self
@@ -99,7 +102,7 @@ class View:
     def link(self, **changes: str | None) -> str:
         """The address of this search with some parameters changed; it begins with the first page."""
         merged = {**self.given, "cursor": None, **changes}
-        return "./?" + urlencode({name: value for name, value in merged.items() if value})
+        return "./?" + urlencode({name: merged[name] for name in SEARCH if merged.get(name)})
 
     @property
     def filtered(self) -> bool:
@@ -109,6 +112,12 @@ class View:
     def cut(self) -> bool:
         """Whether the search ended early, at what it may take of time."""
         return self.next is not None and len(self.tasks) < self.wanted.limit
+
+    @property
+    def searched_to(self) -> str | None:
+        """How far back a search by time has looked."""
+        place = decode_cursor(self.next)
+        return rfc3339(place.time) if place and place.time else None
 
     @property
     def summary(self) -> str:

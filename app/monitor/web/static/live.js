@@ -69,6 +69,7 @@ function draw() {
   const rows = waiting.slice(-MOST_AT_ONCE).reverse().map(row);
   left += Math.max(0, waiting.length - MOST_AT_ONCE);
   waiting = [];
+  if (rows.length && !left) said.textContent = "";
   tail.prepend(...rows);
   while (tail.children.length > MOST) tail.lastChild.remove();
   if (left) said.textContent = `${left.toLocaleString()} changes came too fast to be shown; the history has them all.`;

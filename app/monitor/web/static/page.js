@@ -2,6 +2,8 @@
 
 const DAY = 86400;
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+const minute = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
+const dayMinute = new Intl.DateTimeFormat(undefined, { weekday: "short", hour: "numeric", minute: "numeric" });
 const date = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
 function age(seconds) {
@@ -17,12 +19,22 @@ export function local(when) {
   return when.toDateString() === new Date().toDateString() ? clock.format(when) : date.format(when);
 }
 
+function shortLocal(when) {
+  return Date.now() - when.getTime() < DAY * 1000 ? minute.format(when) : dayMinute.format(when);
+}
+
 export function showTimes(within = document) {
   const now = Date.now();
-  for (const time of within.querySelectorAll("time[data-age], time[data-clock]")) {
+  for (const title of within.querySelectorAll("title[data-from]")) {
+    const { from, to, said } = title.dataset;
+    const text = `${shortLocal(new Date(from))} \u2013 ${shortLocal(new Date(to))}: ${said}`;
+    if (title.textContent !== text) title.textContent = text;
+  }
+  for (const time of within.querySelectorAll("time[data-age], time[data-clock], time[data-minute]")) {
     const when = new Date(time.dateTime);
     if (Number.isNaN(when.getTime())) continue;
-    const text = "age" in time.dataset ? age((now - when.getTime()) / 1000) : local(when);
+    const { age: old, minute: short } = time.dataset;
+    const text = old !== undefined ? age((now - when.getTime()) / 1000) : short !== undefined ? shortLocal(when) : local(when);
     if (time.textContent !== text) time.textContent = text;
     if (!time.title) time.title = `${date.format(when)} (${time.dateTime})`;
   }
