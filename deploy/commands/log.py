@@ -74,7 +74,7 @@ def folded(id_: str, events: list[dict[str, Any]]) -> dict[str, Any]:
         **{field: rfc3339(getattr(task, field) or None) for field in ("time", "sent", "received", "started")},
         "finished": rfc3339(task.finished),
         **{field: getattr(task, field) for field in ("eta", "expires", "runtime", "wait", "result", "exception")},
-        "root": id_text(task.root) if task.root else None,
+        "root": id_text(task.root) if task.root else id_,
         "parent": id_text(task.parent) if task.parent else None,
         "traceback": task.traceback,
         "sender": hosts[task.sender or 0] or None,

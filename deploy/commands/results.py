@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from app.monitor.lines import printable
 from deploy.commands.control import task_id
 from deploy.commands.log import events_of, folded
 from deploy.commands.task import known
@@ -52,4 +53,4 @@ def in_words(key: str, value: Any) -> str:
         return datetime.fromtimestamp(value, UTC).isoformat(sep=" ", timespec="milliseconds")
     if key == "runtime":
         return f"{value:.3f} s"
-    return str(value).rstrip().replace("\n", "\n" + " " * 11)
+    return "\n".join(printable(line) for line in str(value).rstrip().splitlines()).replace("\n", "\n" + " " * 11)

@@ -384,7 +384,7 @@ def test_the_event_log_is_asked_where_the_monitor_cannot_say(
         **{"time": "2001-09-09T01:46:42.000Z", "sent": "2001-09-09T01:46:40.000Z"},
         **{"received": "2001-09-09T01:46:40.250Z", "started": "2001-09-09T01:46:40.500Z"},
         **{"finished": "2001-09-09T01:46:42.000Z", "eta": None, "expires": None, "runtime": 1.5, "wait": 0.25},
-        **{"result": None, "exception": "E()", "root": None, "parent": None, "traceback": "T", "sender": "gen1@me"},
+        **{"result": None, "exception": "E()", "root": ID, "parent": None, "traceback": "T", "sender": "gen1@me"},
         "steps": [
             {"state": "PENDING", "time": "2001-09-09T01:46:40.000Z", "worker": None, "note": None},
             {"state": "RECEIVED", "time": "2001-09-09T01:46:40.250Z", "worker": "celery@a", "note": None},
@@ -430,6 +430,12 @@ def test_a_result_comes_from_the_monitor(
         **{"result": "'sent'", "exception": None, "traceback": None, "worker": "worker-1@warren", "runtime": 0.103},
         "timestamp": 1795353601.123,
     }
+
+
+def test_hostile_texts_of_a_result(api: FakeMonitor, session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    api.answers[f"/tasks/{ID}"] = full(**dict.fromkeys(("name", "args", "result", "worker"), "a\x1b[2J\rb\nc"))
+    results.result(session, ID, False)
+    assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
 
 
 def test_a_failure_is_exit_code_1_wherever_it_is_known_from(

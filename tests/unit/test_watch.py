@@ -114,6 +114,20 @@ def test_of_many_workers_it_is_said_how_many_are_not_shown() -> None:
     assert "last failures" in lines
 
 
+def test_workers_that_have_gone_are_shown_for_a_while_and_those_that_went_with_a_task_for_longer() -> None:
+    gone = {"alive": False, "active": 0}
+    workers = [
+        worker(1, **gone, heartbeat="2026-11-22T13:26:00.000Z"),
+        worker(2, **gone, heartbeat="2026-11-22T13:24:00.000Z"),
+        worker(3, **{**gone, "active": 1}, heartbeat="2026-11-22T13:24:00.000Z"),
+        worker(4, **gone, heartbeat=None),
+    ]
+    lines = shown(snapshot(workers=workers), width=80)
+    assert [line.split()[0] for line in lines if line.startswith("worker-")] == [
+        *("worker-1@warren", "worker-3@warren", "worker-4@warren"),
+    ]
+
+
 def test_without_anything_to_show() -> None:
     of = snapshot(
         workers=[], queues=[], minutes=[], counts={}, failures=[], rates=dict.fromkeys(("succeeded", "failed"))

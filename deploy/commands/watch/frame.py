@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from deploy.commands import looks
@@ -20,6 +20,9 @@ __all__ = ["frame"]
 WIDE = 120
 # Between what stands beside each other.
 MARGIN = 4
+
+# Since its last heartbeat; then a worker that has gone is of the past.
+GONE = timedelta(minutes=5)
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -110,7 +113,10 @@ def bars(values: Sequence[int]) -> str:
 
 
 def worker_columns(of: Snapshot) -> list[Column]:
-    workers = sorted(of["workers"], key=lambda one: (not one["alive"], natural(str(one["name"]))))
+    workers = sorted(
+        (one for one in of["workers"] if recent(one, when(of))),
+        key=lambda one: (not one["alive"], natural(str(one["name"]))),
+    )
 
     def cells(key: str) -> list[tuple[str, str]]:
         return [(number(one.get(key)), "" if one["alive"] else "dim") for one in workers]
@@ -141,6 +147,12 @@ def queue_columns(of: Snapshot) -> list[Column]:
             for heading, key in (("in/s", "in_per_second"), ("out/s", "out_per_second"))
         ),
     ]
+
+
+def recent(worker: dict[str, Any], now: datetime | None) -> bool:
+    """Whether a worker is there, or somebody may still ask where it went: containers have new names at each start."""
+    heard = looks.parsed(worker.get("heartbeat"))
+    return bool(worker["alive"] or worker.get("active")) or not (heard and now) or now - heard < GONE
 
 
 def natural(name: str) -> list[tuple[int, str]]:
