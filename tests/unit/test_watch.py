@@ -128,6 +128,20 @@ def test_workers_that_have_gone_are_shown_for_a_while_and_those_that_went_with_a
     ]
 
 
+@pytest.mark.parametrize(("width", "height"), [(80, 11), (140, 9)])
+def test_in_a_low_window_workers_and_queues_are_a_line_each(width: int, height: int) -> None:
+    stream = {**QUEUE, "type": "stream", "queue": "celery.events"}
+    of = snapshot(workers=[worker(number) for number in range(9)], queues=[QUEUE, stream])
+    lines = shown(of, width, height)
+    assert lines[4:6] == ["9 workers alive, 9 tasks active", "ready: default 1"]
+    assert lines[7] == "last failures"
+
+
+def test_an_old_snapshot_says_so() -> None:
+    assert "ago" not in frame(snapshot(), 80, 24, age=2)[0].plain
+    assert "  7 s ago  " in frame(snapshot(), 80, 24, age=7)[0].plain
+
+
 def test_without_anything_to_show() -> None:
     of = snapshot(
         workers=[], queues=[], minutes=[], counts={}, failures=[], rates=dict.fromkeys(("succeeded", "failed"))

@@ -11,6 +11,7 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
+from time import monotonic
 from typing import Any
 
 from deploy.commands import looks
@@ -66,9 +67,10 @@ class Pictures:
 
     def __init__(self, gatherer: Gatherer, interval: float) -> None:
         self.latest: Snapshot | None = None
+        self.taken = monotonic()
         self.failure: BaseException | None = None
         self._gatherer = gatherer
-        self._interval = interval
+        self.interval = interval
         self._stop = Event()
 
     def start(self) -> None:
@@ -80,8 +82,9 @@ class Pictures:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
-                self.latest = self._gatherer.snapshot()
-                self._stop.wait(self._interval)
+                began = monotonic()
+                self.latest, self.taken = self._gatherer.snapshot(), began
+                self._stop.wait(self.interval)
         except BaseException as error:
             self.failure = error
 
@@ -97,11 +100,12 @@ def live(pictures: Pictures) -> None:
         with keyboard(), Live(console=console, screen=True, auto_refresh=False) as view, suppress(KeyboardInterrupt):
             drawn: Any = None
             while pictures.failure is None:
-                shown = (pictures.latest, console.size)
+                age = int(monotonic() - pictures.taken)
+                shown = (pictures.latest, console.size, age if age > pictures.interval else 0)
                 if shown != drawn:
                     drawn = shown
                     lines = (
-                        frame(pictures.latest, console.width, console.height)
+                        frame(pictures.latest, console.width, console.height, age=shown[2])
                         if pictures.latest is not None
                         else [Text("asking the monitor and the broker ...", "dim")]
                     )

@@ -18,6 +18,11 @@ __all__ = ["frame"]
 
 # Characters. From here on workers and queues stand beside each other.
 WIDE = 120
+# Lines. Two tables that get fewer would show hardly more than how much they leave out.
+FEW = 8
+FEW_WIDE = 5
+# Seconds. A snapshot that is older is said to be old.
+OLD = 3
 # Between what stands beside each other.
 MARGIN = 4
 
@@ -27,12 +32,14 @@ GONE = timedelta(minutes=5)
 BARS = " ▁▂▃▄▅▆▇█"
 
 
-def frame(of: Snapshot, width: int, height: int | None, keys: bool = True) -> list[Text]:
+def frame(of: Snapshot, width: int, height: int | None, keys: bool = True, age: int = 0) -> list[Text]:
     """At most ``height`` lines of at most ``width`` characters; all of it where there is no height.
+
+    ``age`` is that of the snapshot, in seconds.
 
     What needs somebody comes before what is only good to know, and has the room first.
     """
-    lines = [*head(of, width, keys), *troubles(of, width)]
+    lines = [*head(of, width, keys, age), *troubles(of, width)]
     lines += numbers(of, width)
     workers, queues = section("workers", worker_columns(of), width), section("queues", queue_columns(of), width)
     room = None if height is None else max(0, height - len(lines))
@@ -40,7 +47,12 @@ def frame(of: Snapshot, width: int, height: int | None, keys: bool = True) -> li
     # A heading, a line of headings and at least one row each, and a line between.
     below = (4 if attention else 0) + (4 if failures else 0)
     share = None if room is None else max(4, room - below if room - below > room // 2 else room // 2)
-    lines += beside(workers, queues, width, share) if width >= WIDE else stacked(workers, queues, share)
+    wide = width >= WIDE
+    wanted = max(len(workers), len(queues)) + 1 if wide else len(workers) + len(queues) + 2
+    if share is not None and share < min(wanted, FEW_WIDE if wide else FEW):
+        lines += summary(of, width)
+    else:
+        lines += beside(workers, queues, width, share) if wide else stacked(workers, queues, share)
     for title, tasks, style in (
         ("needs attention", attention, "bold yellow"),
         ("last failures", failures, "bold red"),
@@ -57,9 +69,11 @@ def when(of: Snapshot) -> datetime | None:
     return looks.parsed(of["time"])
 
 
-def head(of: Snapshot, width: int, keys: bool) -> list[Text]:
+def head(of: Snapshot, width: int, keys: bool, age: int) -> list[Text]:
     time = looks.moment(of["time"], today=True)
     said = [(one_line(of["project"]), "bold", None, False), (f"{time} UTC", "", None, False)]
+    if age >= OLD:
+        said.append((f"{age} s ago", "bold yellow", None, False))
     if of["monitor"]["error"]:
         said.append(("monitor away", "bold red", None, False))
     elif of["monitor"]["behind"]:
@@ -158,6 +172,20 @@ def recent(worker: dict[str, Any], now: datetime | None) -> bool:
 def natural(name: str) -> list[tuple[int, str]]:
     """Sorts worker-2 before worker-10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def summary(of: Snapshot, width: int) -> list[Text]:
+    """Workers and queues where there is no room for tables."""
+    from rich.text import Text
+
+    workers = [one for one in of["workers"] if one["alive"]]
+    active = sum(one["active"] for one in workers if isinstance(one.get("active"), int))
+    ready = ", ".join(f"{one_line(row['queue'])} {row['ready']:,}" for row in of["queues"] if row["type"] != "stream")
+    return [
+        line([(f"{len(workers)} workers alive, {active:,} tasks active", "", None, False)], width),
+        line([(f"ready: {ready or '-'}", "", None, False)], width),
+        Text(""),
+    ]
 
 
 def number(value: Any) -> str:
