@@ -75,9 +75,9 @@ def task(endpoints: Endpoints, secrets: Secrets, id_: str) -> dict[str, Any] | N
     return found or None
 
 
-def behind(endpoints: Endpoints) -> str | None:
+def behind(endpoints: Endpoints, patience: float = PATIENCE) -> str | None:
     """Why the monitor's answers are not those of now, in its own words; None if they are."""
-    status, body = answer(endpoints, "/readyz", PATIENCE)
+    status, body = answer(endpoints, "/readyz", patience)
     if status == 200:
         return None
     said = body.decode(errors="replace").strip()

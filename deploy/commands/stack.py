@@ -55,9 +55,9 @@ def first_task(s: Session) -> None:
 def addresses(s: Session) -> None:
     where = s.platform.endpoints()
     say(f"The stack is up on {s.platform.name}.")
+    say(f"  Monitor   {where.monitor_url}  (user {MONITOR_LOGINS[0]}, password in .warren/secrets/monitor-operator)")
     say(f"  Flower    {where.flower_url}  (user {FLOWER_LOGIN}, password in .warren/secrets/flower-login)")
     say(f"  RabbitMQ  {where.management_url}  (user admin, password in .warren/secrets/admin)")
-    say("  Monitor   invoke logs monitor -f")
     if not shutil.which("invoke"):
         say("First: source .venv/bin/activate, so that this terminal knows `invoke`.")
     example = "NAME" if s.settings.foreign_app else "add 2 3"
@@ -129,9 +129,13 @@ def status(s: Session, as_json: bool) -> None:
             trouble = "; ".join(line.removeprefix("error: ") for line in alarm_lines(s))
         except WarrenError as error:
             trouble = str(error)
+    attention: dict[str, int] | None = None
+    if any(one.service == "monitor" and one.ready for one in instances):
+        attention, late = from_monitor(s)
+        trouble = "; ".join(filter(None, (trouble, late)))
     if as_json:
         answer = {"platform": s.platform.name, "up": bool(instances), "instances": [asdict(one) for one in instances]}
-        print_json({**answer, "queues": queues, "error": trouble or None})
+        print_json({**answer, "queues": queues, "attention": attention, "error": trouble or None})
     elif not instances:
         say("Nothing runs. `invoke up` starts the stack.")
     else:
@@ -141,9 +145,27 @@ def status(s: Session, as_json: bool) -> None:
         )
         if queues:
             table(("queue", "ready", "unacked", "consumers"), [cells(row)[:4] for row in queues], right=NUMBERS)
+        if attention and (count := sum(attention.values())):
+            kinds = ", ".join(f"{number} {kind}" for kind, number in attention.items() if number)
+            note(f"{count} task{'' if count == 1 else 's'} need attention ({kinds}): `invoke history --attention`")
         if trouble:
             note(f"error: {trouble}")
 
+
+def from_monitor(s: Session) -> tuple[dict[str, int] | None, str]:
+    """How many tasks need attention, by kind, and why the monitor can't say what is now."""
+    from deploy import monitor_api
+
+    try:
+        counts = monitor_api.get(s.endpoints, s.secrets, "/counts", patience=MONITOR_PATIENCE)
+        late = monitor_api.behind(s.endpoints, patience=MONITOR_PATIENCE)
+        return counts["attention"], f"the monitor is not up to date: {late}" if late else ""
+    except WarrenError as error:
+        return None, str(error).partition(";")[0]
+
+
+# Seconds. Of `status` the monitor is a small part.
+MONITOR_PATIENCE = 2.0
 
 NUMBERS = ("ready", "unacked", "consumers", "in/s", "out/s")
 

@@ -5,12 +5,16 @@ The tests of a platform share one stack and run in the order in which they stand
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import re
+import select
 import signal
 import socket
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -59,9 +63,8 @@ def test_make_up_shows_a_result_and_where_everything_is(stack: Checkout) -> None
     assert stack.first is not None
     printed = stack.first.stdout
     assert "add 2 3 = 5" in printed
-    for name in ("flower", "management"):
+    for name in ("monitor", "flower", "management"):
         assert f"http://127.0.0.1:{port(stack, name)}" in printed
-    assert "invoke logs monitor" in printed
     assert "invoke call add 2 3 --wait" in printed
 
 
@@ -101,6 +104,94 @@ def test_result_is_known_to_another_process(stack: Checkout) -> None:
     task = stack.invoke("call", "add", "4", "5").stdout.strip()
     answer = eventually(lambda: (one := stack.json("result", task))["state"] == "SUCCESS" and one, 30)
     assert answer["result"] == "9"
+
+
+def failed_task(stack: Checkout) -> dict[str, Any]:
+    """A task that failed, as the monitor knows it."""
+    task = stack.invoke("call", "fail", '"on purpose"').stdout.strip()
+    return dict(eventually(lambda: (one := stack.json("task", task))["state"] == "FAILURE" and one, 30))
+
+
+def test_a_failed_task_is_known_with_its_traceback_and_its_worker(stack: Checkout) -> None:
+    task = failed_task(stack)
+    assert task["name"] == "app.tasks.fail"
+    assert "RuntimeError: on purpose" in task["traceback"]
+    assert task["worker"] in {one["node"] for one in stack.workers()}
+    assert [step["state"] for step in task["steps"]] == ["PENDING", "RECEIVED", "STARTED", "FAILURE"]
+    shown = stack.invoke("task", task["id"])
+    # By the monitor, not for want of it from the event log.
+    assert shown.stderr == ""
+    for text in ("app.tasks.fail  FAILURE", task["worker"], "Traceback (most recent call last):", "'on purpose'"):
+        assert text in shown.stdout
+
+
+def test_history_finds_it_and_events_tell_it(stack: Checkout) -> None:
+    task = failed_task(stack)
+    listed = stack.json("history", "--failed", "--since", "5m", "--name", "app.*", "--text", "on purpose")["tasks"]
+    assert listed[0]["id"] == task["id"]
+    assert {one["state"] for one in listed} == {"FAILURE"}
+    line = next(line for line in stack.invoke("history").stdout.splitlines() if task["id"] in line)
+    assert "FAILURE  app.tasks.fail" in line
+    told = stack.invoke("events", "--since", "5m", "--id", task["id"]).stdout.splitlines()
+    assert [line.split("[")[0] for line in told] == [
+        f"Status: {state}" for state in ("PENDING", "RECEIVED", "STARTED", "FAILURE")
+    ]
+    (only,) = stack.invoke("events", "--type", "failed", "--id", task["id"], "--json").stdout.splitlines()
+    assert json.loads(only)["exception"] == "RuntimeError('on purpose')"
+
+
+def test_events_are_followed_until_ctrl_c(stack: Checkout) -> None:
+    following = stack.start("events", "--follow", "--tail", "0", "--type", "succeeded")
+    try:
+        # Each is sent until one is told: when it has begun to follow is not to be seen from here.
+        sent: list[str] = []
+
+        def told() -> str:
+            sent.append(stack.invoke("call", "add", "2", "3", "--wait", "--json").stdout)
+            ready, _, _ = select.select([following.stdout], [], [], 1)
+            return following.stdout.readline() if ready and following.stdout else ""
+
+        assert "SUCCESS[app.tasks.add]" in eventually(told, 30)
+    finally:
+        os.killpg(following.pid, signal.SIGINT)
+        following.communicate(timeout=30)
+    assert following.returncode == 0
+
+
+def test_watch_shows_workers_queues_and_failures(stack: Checkout) -> None:
+    task = failed_task(stack)
+    found = stack.json("watch")
+    assert found["monitor"] == {"behind": None, "error": None}
+    assert {one["name"] for one in found["workers"] if one["alive"]} == {one["node"] for one in stack.workers()}
+    assert "default" in {queue["queue"] for queue in found["queues"]}
+    assert found["failures"][0]["id"] == task["id"]
+    frame = stack.invoke("watch", "--once").stdout
+    assert "monitor up to date" in frame
+    assert task["id"] in frame
+
+
+def test_the_monitors_page_and_api_want_a_login(stack: Checkout) -> None:
+    where = ("127.0.0.1", port(stack, "monitor"))
+    assert f"http://127.0.0.1:{where[1]}" in stack.invoke("open", "monitor", "--dry").stdout
+    found = {}
+    for path in ("/healthz", "/readyz", "/tasks", "/metrics"):
+        connection = http.client.HTTPConnection(*where, timeout=10)
+        connection.request("GET", path)
+        found[path] = connection.getresponse().status
+        connection.close()
+    assert found == {"/healthz": 200, "/readyz": 200, "/tasks": 401, "/metrics": 401}
+
+
+def test_a_wrong_key_of_the_monitor_is_said_and_what_to_do(stack: Checkout) -> None:
+    file = stack.folder / ".warren" / "secrets" / "monitor-token"
+    right = file.read_text()
+    try:
+        file.write_text("wrong\n")
+        done = stack.invoke("history", check=False)
+    finally:
+        file.write_text(right)
+    assert done.returncode == ExitCode.MONITOR
+    assert "refuses the key in .warren/secrets/monitor-token" in done.stderr
 
 
 def test_an_unknown_task_names_near_ones(stack: Checkout) -> None:
@@ -221,11 +312,17 @@ def test_down_volumes_asks_first(stack: Checkout) -> None:
 def test_down_leaves_no_process_and_up_finds_the_history(stack: Checkout) -> None:
     task = stack.invoke("call", "add", "1", "1").stdout.strip()
     eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
+    failed = failed_task(stack)
     stack.invoke("down")
     assert identities(stack) == []
     assert not stack.json("status")["up"]
     stack.invoke("up")
     assert stack.json("result", task)["result"] == "2"
+    shown = stack.invoke("task", failed["id"])
+    assert shown.stderr == ""
+    assert "RuntimeError: on purpose" in shown.stdout
+    assert failed["worker"] in shown.stdout
+    assert stack.json("task", failed["id"]) == failed
 
 
 def test_a_call_to_a_stack_that_is_down(stack: Checkout) -> None:

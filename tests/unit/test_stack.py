@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from deploy import management
+from deploy import management, monitor_api
 from deploy.commands import control, send, stack
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.base import Endpoints, Instance
@@ -70,6 +70,7 @@ def test_up_says_where_everything_is_and_shows_no_secret(
     stack.up(session_on(platform, secrets), 3)
     said = capsys.readouterr().out
     assert platform.calls == [("up", 3)]
+    assert "http://127.0.0.1:5  (user operator, password in .warren/secrets/monitor-operator)" in said
     assert "http://127.0.0.1:4  (user operator, password in .warren/secrets/flower-login)" in said
     assert "http://127.0.0.1:2  (user admin, password in .warren/secrets/admin)" in said
     assert not any(secret in said for secret in secrets.values())
@@ -227,6 +228,13 @@ QUEUES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A monitor that is up to date and knows no task that needs attention."""
+    monkeypatch.setattr(monitor_api, "get", lambda *_, **__: {"attention": {"unclaimed": 0, "stalled": 0}})
+    monkeypatch.setattr(monitor_api, "behind", lambda *_, **__: None)
+
+
 @pytest.fixture
 def queues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(management, "queues", lambda *_: QUEUES)
@@ -269,6 +277,45 @@ def test_status_of_nothing_does_not_ask_the_broker(
     assert capsys.readouterr().out == "Nothing runs. `invoke up` starts the stack.\n"
     stack.status(session_on(Platform([one("rabbitmq", state="starting", ready=False)]), secrets), as_json=True)
     assert json.loads(capsys.readouterr().out)["queues"] == []
+
+
+def test_status_tells_of_tasks_that_need_attention(
+    queues: None, secrets: Secrets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attention = {"unclaimed": 2, "stalled": 0, "orphaned": 1}
+    asked: list[str] = []
+    monkeypatch.setattr(monitor_api, "get", lambda *of, **_: asked.append(of[2]) or {"attention": attention})
+    stack.status(session_on(Platform(STACK), secrets), as_json=False)
+    assert capsys.readouterr().err == (
+        "3 tasks need attention (2 unclaimed, 1 orphaned): `invoke history --attention`\n"
+    )
+    stack.status(session_on(Platform(STACK), secrets), as_json=True)
+    assert json.loads(capsys.readouterr().out)["attention"] == attention
+    assert asked == ["/counts", "/counts"]
+
+
+def test_status_of_a_monitor_that_is_late_or_silent(
+    queues: None, secrets: Secrets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(monitor_api, "behind", lambda *_, **__: "9 events behind the log (3 s)")
+    stack.status(session_on(Platform(STACK), secrets), as_json=False)
+    assert capsys.readouterr().err == "error: the monitor is not up to date: 9 events behind the log (3 s)\n"
+
+    def silent(*_: Any, **__: Any) -> None:
+        raise WarrenError("the monitor does not answer; start it", ExitCode.MONITOR)
+
+    monkeypatch.setattr(monitor_api, "get", silent)
+    stack.status(session_on(Platform(STACK), secrets), as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["attention"], answer["error"]) == (None, "the monitor does not answer")
+
+
+def test_status_does_not_ask_a_monitor_that_is_not_up(
+    queues: None, secrets: Secrets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(monitor_api, "get", lambda *_, **__: pytest.fail("asked"))
+    stack.status(session_on(Platform([one("rabbitmq"), one("monitor", ready=False)]), secrets), as_json=True)
+    assert json.loads(capsys.readouterr().out)["attention"] is None
 
 
 @pytest.mark.parametrize("as_json", [True, False])

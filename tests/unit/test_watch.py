@@ -128,7 +128,7 @@ def test_workers_that_have_gone_are_shown_for_a_while_and_those_that_went_with_a
     ]
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 11), (140, 9)])
+@pytest.mark.parametrize(("width", "height"), [(80, 11), (140, 10)])
 def test_in_a_low_window_workers_and_queues_are_a_line_each(width: int, height: int) -> None:
     stream = {**QUEUE, "type": "stream", "queue": "celery.events"}
     of = snapshot(workers=[worker(number) for number in range(9)], queues=[QUEUE, stream])

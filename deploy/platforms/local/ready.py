@@ -30,11 +30,11 @@ def listens(host: str, port: int) -> bool:
         return False
 
 
-def healthy(host: str, port: int) -> bool:
-    """Whether Flower answers."""
+def healthy(host: str, port: int, path: str) -> bool:
+    """Whether a server answers that it is well."""
     connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
     try:
-        connection.request("GET", "/healthcheck")
+        connection.request("GET", path)
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
@@ -62,10 +62,9 @@ def ready(process: Process, bind: str, ports: Ports) -> bool:
         case "worker":
             return health.ready(str(folders()["health"] / process.name))
         case "flower":
-            return healthy(reach(bind), ports.flower_port)
+            return healthy(reach(bind), ports.flower_port, "/healthcheck")
         case _:
-            # The monitor: it has survived its start.
-            return process.state == "RUNNING"
+            return healthy(reach(bind), ports.monitor_port, "/healthz")
 
 
 def log_size(name: str) -> int:
