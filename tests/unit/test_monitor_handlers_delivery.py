@@ -14,6 +14,7 @@ from app.eventlog import Stop
 from app.monitor.handlers import Delivery, Handler, HandlerStats, Registry
 from app.monitor.handlers.delivery import NOTE_EVERY, RETRY_LIMIT, Seldom
 from app.monitor.handlers.outbox import BATCH
+from app.monitor.handlers.registry import FIELDS
 from tests.support.eventually import eventually
 from tests.support.handlers import Outgoing, event, handler
 
@@ -96,6 +97,15 @@ def test_events_come_in_order_and_once(outgoing: Outgoing, start: Start) -> None
     numbers = [event["delivery"] for event in taker.got]
     assert numbers == sorted(set(numbers))
     assert delivery.stats() == {"a": HandlerStats(NOTE_EVERY * 3 + 50, 0, 0, 0, 0, None)}
+
+
+def test_an_event_has_every_field(outgoing: Outgoing, start: Start) -> None:
+    taker = Taker()
+    outgoing.put("a", {"type": "worker-offline", "worker": "w@h", "number": 1, "more": [2]})
+    start(handler("a", taker))
+    (got,) = eventually(lambda: taker.got, 20)
+    assert set(got) == {*FIELDS, "number", "more"}
+    assert {name for name in FIELDS if got[name] is not None} == {"type", "worker", "delivery"}
 
 
 def test_each_handler_gets_its_own(outgoing: Outgoing, start: Start) -> None:

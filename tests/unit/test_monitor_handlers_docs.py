@@ -15,6 +15,7 @@ import pytest
 
 from app.monitor.handlers import TYPES, load
 from app.monitor.handlers.command import Command
+from app.monitor.handlers.registry import FIELDS
 from app.monitor.handlers.webhook import Webhook, signature
 from app.settings import AppSettings, from_environment
 from deploy.paths import ROOT
@@ -48,8 +49,8 @@ def test_the_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said == ["task-failed: shop.pay id-1 ValueError('x')"]
 
 
-def test_all_types_are_explained() -> None:
-    assert all(f"`{type_}`" in TEXT for type_ in TYPES)
+def test_all_types_and_fields_are_named() -> None:
+    assert [one for one in (*TYPES, *FIELDS) if f"`{one}`" not in TEXT] == []
 
 
 def test_the_check_of_a_signature() -> None:

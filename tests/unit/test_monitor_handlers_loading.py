@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from app.environment import Mistake
 from app.monitor.handlers import load
 from app.settings import AppSettings
+from deploy.paths import ROOT
 
 numbers = itertools.count()
 
@@ -148,6 +151,18 @@ def test_the_line_of_a_mistake_is_named(module: MakeModule) -> None:
 def test_a_module_that_is_not_there(name: str, said: str) -> None:
     (line,) = mistakes(AppSettings(monitor_handlers=(name,)))
     assert all(part in line for part in said.split(".*"))
+
+
+def test_the_monitor_does_not_start_with_one(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "MONITOR_DIR": str(tmp_path), "MONITOR_HANDLERS": "no_such_module"}
+    done = subprocess.run(
+        [sys.executable, "-m", "app.monitor"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert done.stderr == (
+        "error: MONITOR_HANDLERS: there is no module no_such_module; check the name, and that it is beside your app\n"
+    )
 
 
 def test_all_mistakes_are_said_at_once(module: MakeModule) -> None:

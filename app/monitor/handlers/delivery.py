@@ -18,7 +18,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 from app.eventlog import Stop
 from app.monitor.handlers.failure import reason, tidy
 from app.monitor.handlers.outbox import BOUND, Outbox, identity, trim
-from app.monitor.handlers.registry import Event, Handler, Registry
+from app.monitor.handlers.registry import FIELDS, Event, Handler, Registry
 
 __all__ = ["Delivery", "HandlerStats"]
 
@@ -203,7 +203,7 @@ class Courier:
             raise Unwell
         try:
             # Read anew for each attempt: the one before may have changed it.
-            self.handler.call({**json.loads(text), "delivery": key})
+            self.handler.call({**dict.fromkeys(FIELDS), **json.loads(text), "delivery": key})
         except BaseException as error:
             # Also SystemExit: one handler's wish to end is no reason to end the monitor, nor this thread.
             if not self._stop.is_set():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["TYPES", "Event", "Handler", "Registry", "Subscription", "on", "subscriptions", "unknown_type"]
+__all__ = ["FIELDS", "TYPES", "Event", "Handler", "Registry", "Subscription", "on", "subscriptions", "unknown_type"]
 
 Event: TypeAlias = dict[str, Any]
 
@@ -21,6 +21,12 @@ TASK_TYPES = (
 )
 WORKER_TYPES = ("worker-online", "worker-offline")
 TYPES = (*TASK_TYPES, *WORKER_TYPES)
+
+# What every event has, if only None: a handler need not ask what is there.
+FIELDS = (
+    *("type", "id", "name", "queue", "worker", "state", "attention", "time", "args", "kwargs", "retries", "attempts"),
+    *("runtime", "result", "exception", "traceback", "root", "parent", "delivery"),
+)
 
 # Where `on` leaves its notes on a function ...
 MARK = "_warren_subscriptions"
