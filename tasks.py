@@ -105,7 +105,7 @@ def result(s: Session, id: str, json: bool = False) -> None:
 
 @command(
     help={
-        "failed": "only tasks that failed",
+        "failed": "only tasks that failed or were rejected",
         "state": "only these: PENDING, RECEIVED, STARTED, RETRY, SUCCESS, FAILURE, REVOKED, REJECTED (a list: A,B)",
         "attention": "only those that nobody took, that run too long or whose worker fell silent",
         "name": "only tasks of this name; * stands for any part: 'shop.*'",

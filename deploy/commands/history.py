@@ -15,6 +15,9 @@ __all__ = ["history"]
 
 SORTS = ("time", "runtime", "wait")
 
+# What a person calls failed: a rejected task has not ended well either, it went to the queue dead_letters.
+FAILED = ("FAILURE", "REJECTED")
+
 # Tasks that the API gives at once.
 PAGE = 1000
 # Seconds after which a search that finds little is told as it is. Each request is cut short by the monitor itself.
@@ -52,8 +55,8 @@ def query(
         WarrenError: there is no such order (exit code 2). What else may be wrong, the monitor says.
     """
     states = [one.strip().upper() for one in state.split(",") if one.strip()]
-    if failed and "FAILURE" not in states:
-        states.append("FAILURE")
+    if failed:
+        states += [one for one in FAILED if one not in states]
     if sort not in SORTS:
         raise WarrenError(f"--sort is one of {', '.join(SORTS)}, not {sort!r}", ExitCode.USAGE)
     return {

@@ -39,7 +39,7 @@ GAP = 2
 # Characters. Below, a name says nothing any more, and goes to a line of its own with what went wrong.
 NAME_LEAST = 14
 # Below, what went wrong goes to a line of its own.
-NOTE_LEAST = 40
+NOTE_LEAST = 28
 
 
 def console(error: bool = False) -> Console:
@@ -91,7 +91,7 @@ def trouble(task: dict[str, Any]) -> str:
         said = "stalled: it runs for longer than it should"
     elif attention == "orphaned":
         said = f"orphaned: {one_line(task.get('worker') or 'its worker')} fell silent"
-    elif task.get("state") in {"FAILURE", "RETRY"}:
+    elif task.get("state") in {"FAILURE", "RETRY", "REJECTED"}:
         said = one_line(task.get("exception") or "")
     return said
 

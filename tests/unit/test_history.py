@@ -86,9 +86,9 @@ def page(*tasks: dict[str, Any], more: str | None = None) -> dict[str, Any]:
     ("options", "asked"),
     [
         ({}, "/tasks?sort=-time&limit=20"),
-        ({"failed": True}, "/tasks?state=FAILURE&sort=-time&limit=20"),
+        ({"failed": True}, "/tasks?state=FAILURE%2CREJECTED&sort=-time&limit=20"),
         ({"state": "retry, pending"}, "/tasks?state=RETRY%2CPENDING&sort=-time&limit=20"),
-        ({"state": "RETRY", "failed": True}, "/tasks?state=RETRY%2CFAILURE&sort=-time&limit=20"),
+        ({"state": "RETRY,REJECTED", "failed": True}, "/tasks?state=RETRY%2CREJECTED%2CFAILURE&sort=-time&limit=20"),
         ({"attention": True}, "/tasks?attention=any&sort=-time&limit=20"),
         ({"sort": "runtime"}, "/tasks?sort=-runtime&limit=20"),
         ({"sort": "wait", "reverse": True}, "/tasks?sort=wait&limit=20"),

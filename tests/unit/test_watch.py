@@ -227,7 +227,7 @@ def test_one_snapshot(api: FakeMonitor, session: Session, capsys: pytest.Capture
         *("/readyz", "/chart", "/workers", "/counts", "/tasks", "/tasks"),
     ]
     assert [one for one in api.asked if one.startswith("/tasks")] == [
-        *("/tasks?attention=any&limit=50", "/tasks?state=FAILURE&limit=50"),
+        *("/tasks?attention=any&limit=50", "/tasks?state=FAILURE%2CREJECTED&limit=50"),
     ]
 
 

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any, TypeAlias
 
 from deploy import management, monitor_api
+from deploy.commands.history import FAILED
 from deploy.commands.stack import queue_row, shown
 from deploy.errors import WarrenError
 from deploy.session import Session
@@ -83,7 +84,7 @@ class Gatherer:
             "minutes": minutes,
             "rates": self._rates(minutes, workers),
             "attention": self._get("/tasks", {"attention": "any", "limit": TASKS}, "tasks"),
-            "failures": self._get("/tasks", {"state": "FAILURE", "limit": TASKS}, "tasks"),
+            "failures": self._get("/tasks", {"state": ",".join(FAILED), "limit": TASKS}, "tasks"),
         }
 
     def _get(self, path: str, values: dict[str, str | int | None] | None, key: str | None = None) -> Any:
