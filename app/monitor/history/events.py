@@ -38,6 +38,9 @@ TRACEBACK_LIMIT = 50_000
 # at all isn't: its tasks would head every list for years.
 FUTURE_LIMIT = 86_400
 
+# Seconds: more than a float's precision in this century.
+MOMENT = 1e-6
+
 # Fits SQLite's integers with room for adding up.
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
@@ -74,10 +77,13 @@ class Event(msgspec.Struct, gc=False, omit_defaults=True):
     sw_ver: str | None = None
 
 
-LONG = {"args": TEXT_LIMIT, "kwargs": TEXT_LIMIT, "result": TEXT_LIMIT, "exception": TEXT_LIMIT}
-LONG["traceback"] = TRACEBACK_LIMIT
+LONG = {
+    **dict.fromkeys(("args", "kwargs", "result", "exception"), TEXT_LIMIT),
+    "traceback": TRACEBACK_LIMIT,
+    **dict.fromkeys(("eta", "expires", "queue", "root_id", "parent_id", "signum", "sw_ident", "sw_ver"), NAME_LIMIT),
+}
 # Fields that senders other than Celery fill with what is no text: shown as their JSON.
-TEXTS = (*LONG, "eta", "expires", "signum")
+TEXTS = ("args", "kwargs", "result", "exception", "traceback", "eta", "expires", "signum")
 
 
 class Decoder:
@@ -87,11 +93,12 @@ class Decoder:
         self.malformed: Counter[str] = Counter()
         """What was skipped, by kind."""
         self._decode = msgspec.json.Decoder(list[Event] | Event).decode
+        self._said: set[str] = set()
         self._now = time()
 
     def events(self, offset: int, body: bytes) -> list[Event]:
         """The events of a message that are well-formed."""
-        self._now = time()
+        self._now = max(self._now, time())
         if len(body) > MESSAGE_LIMIT:
             self._skip("too large", offset, body, f"{len(body):,} bytes")
             return []
@@ -132,7 +139,8 @@ class Decoder:
             elif event.timestamp > self._now + FUTURE_LIMIT:
                 flaw = "clock in the future"
             else:
-                event.timestamp = self._now
+                # Each a little later than the one before, so that their order stays.
+                event.timestamp = self._now = self._now + MOMENT
         return flaw
 
     def _sound(self, event: Event, offset: int, body: bytes) -> bool:
@@ -172,7 +180,8 @@ class Decoder:
 
     def _skip(self, kind: str, offset: int, body: bytes, detail: str) -> None:
         self.malformed[kind] += 1
-        if self.malformed[kind] == 1:
+        if kind not in self._said:
+            self._said.add(kind)
             logger.warning(
                 "an event is skipped (%s: %s) at offset %d of the log: %.200r; more of this kind are only counted",
                 *(kind, " ".join(detail.split())[:200], offset, body),
@@ -183,7 +192,7 @@ def shorten(event: Event) -> None:
     """Cuts texts that are too long in the middle."""
     for field, limit in LONG.items():
         value = getattr(event, field)
-        if value is not None and len(value) > limit:
+        if isinstance(value, str) and len(value) > limit:
             setattr(event, field, f"{value[: limit * 2 // 3]} ... {value[-limit // 4 :]}")
 
 

@@ -94,6 +94,7 @@ class History:
             sqlite3.DatabaseError: nothing was written; the history is as it was before.
         """
         heard: list[tuple[int, Event]] = []
+        skipped = self.decoder.malformed.copy()
         for offset, body in messages:
             for event in self.decoder.events(offset, body):
                 heard.append((offset, event))
@@ -105,7 +106,13 @@ class History:
                 self._move(Position(offset, crc32(body)))
             return told
 
-        return self.transaction(fold, also)
+        try:
+            return self.transaction(fold, also)
+        except BaseException:
+            # The same messages come again, and what is malformed among them is counted then.
+            self.decoder.malformed.clear()
+            self.decoder.malformed.update(skipped)
+            raise
 
     def transaction(
         self, work: Callable[[], list[Told]], also: Callable[[list[Told]], None] | None = None
@@ -202,8 +209,10 @@ class History:
             key += 1
             task.key = key
             rows.append(row_of(task))
-            if task.args or task.kwargs or task.result or task.exception:
-                index.append((key, *texts_of(task)))
+            texts = texts_of(task)
+            # As `update` and whoever forgets tasks ask: the index of texts must not be told to drop what it never had.
+            if any(texts):
+                index.append((key, *texts))
         if rows:
             self.connection.executemany(INSERT, rows)
             self.connection.executemany(INDEX, index)

@@ -1,7 +1,8 @@
 """One task of the history, and what each event makes of it.
 
 The order in which events arrive does not matter, nor that some come twice: a state never goes backwards. Times are by
-the clocks of those who sent the events.
+the clocks of those who sent the events. Since these may differ, an end is believed whenever it comes, if the task is with
+another worker meanwhile; only the same worker's own clock can tell that it is of an attempt before.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ ATTENTION = ("", "unclaimed", "stalled", "orphaned")
 STEPS = (*STATES, "CANCELLED", "UNCLAIMED", "STALLED", "ORPHANED")
 ATTENTION_STEP = 8
 
+# Steps of a task with which all goes well: sent, received, started, succeeded.
+ONCE = 4
 # Of a task that is retried for days the first and last are kept, as many of each.
 STEP_LIMIT = 100
 
@@ -121,8 +124,9 @@ def apply(task: Task, event: Event, code: int, host: int) -> bool:
         remember(steps, (code, stamp, host, note(event, code) if code >= RETRY else ""))
         if code == RECEIVED:
             receive(task, event)
-        moved = advance(task, event, code, host)
-        if moved and task.attention:
+        if not advance(task, event, code, host):
+            look_back(task, event, code)
+        elif task.attention:
             task.attention, task.attention_since = 0, None
     task.time = max(task.time, stamp)
     return True
@@ -161,13 +165,40 @@ def advance(task: Task, event: Event, code: int, host: int) -> bool:
 
 
 def finish(task: Task, event: Event, code: int) -> None:
-    task.finished = event.timestamp
+    stamp = task.finished = event.timestamp
     if code == SUCCESS:
         task.runtime, task.result = event.runtime, event.result
+        if len(task.steps) > ONCE or task.started is None or max(task.received or 0.0, task.started) > stamp:
+            # There are several attempts, and what another worker did with it after this was in vain.
+            task.received = last(task.steps, RECEIVED, stamp)
+            task.started = last(task.steps, STARTED, stamp)
+        if task.exception is not None and failed_after(task.steps, stamp):
+            task.exception = task.traceback = None
     elif code == FAILURE:
         task.exception, task.traceback = event.exception, event.traceback
         if task.started is not None:
-            task.runtime = max(0.0, event.timestamp - task.started)
+            task.runtime = max(0.0, stamp - task.started)
+
+
+def look_back(task: Task, event: Event, code: int) -> None:
+    """Takes from an event that is late what belongs to the past that the task has by now."""
+    stamp = event.timestamp
+    if task.finished is not None and stamp > task.finished:
+        return
+    if code == STARTED and (task.started is None or stamp > task.started):
+        task.started = stamp
+        if task.state == FAILURE and task.finished is not None:
+            task.runtime = task.finished - stamp
+    elif code in {RETRY, FAILURE} and not failed_after(task.steps, stamp):
+        task.exception, task.traceback = event.exception, event.traceback
+
+
+def last(steps: list[Step], code: int, until: float) -> float | None:
+    return max((step[1] for step in steps if step[0] == code and step[1] <= until), default=None)
+
+
+def failed_after(steps: list[Step], stamp: float) -> bool:
+    return any(step[0] in {RETRY, FAILURE} and step[1] > stamp for step in steps)
 
 
 def send(task: Task, event: Event, host: int) -> None:
@@ -183,31 +214,37 @@ def send(task: Task, event: Event, host: int) -> None:
         task.due = max(stamp, moment(event.eta))
         if again and task.attention == UNCLAIMED:
             task.attention, task.attention_since = 0, None
-        # The worker's report was faster than the sender's.
-        if task.received is not None and retries == task.retries and task.wait is None:
-            task.wait = max(0.0, task.received - task.due)
+        # The worker's report may have been faster than the sender's.
+        measure_wait(task)
     task.retries = max(task.retries, retries)
 
 
 def receive(task: Task, event: Event) -> None:
-    stamp, retries = event.timestamp, event.retries or 0
+    stamp = event.timestamp
     describe(task, event)
     task.attempts += 1
-    if retries > task.retries:
-        task.retries = retries
-        task.wait = None
-    elif (
-        task.due is not None
-        and task.queued is not None
-        and (task.wait is None or task.received is None or task.received < task.queued)
-    ):
-        task.wait = max(0.0, stamp - task.due)
-    if task.received is None or stamp > task.received:
+    task.retries = max(task.retries, event.retries or 0)
+    in_vain = task.state == SUCCESS and task.finished is not None and stamp > task.finished
+    if (task.received is None or stamp > task.received) and not in_vain:
         task.received = stamp
-    if task.eta is None:
-        task.eta = event.eta
-    if task.expires is None:
-        task.expires = event.expires
+    if task.queued is None:
+        if task.eta is None:
+            task.eta = event.eta
+        if task.expires is None:
+            task.expires = event.expires
+    measure_wait(task)
+
+
+def measure_wait(task: Task) -> None:
+    """From when it could be taken, after it was sent last, to when it was taken first."""
+    if task.queued is None or task.received is None:
+        return
+    taken = min((step[1] for step in task.steps if step[0] == RECEIVED and step[1] >= task.queued), default=None)
+    if taken is not None:
+        task.wait = max(0.0, taken - max(task.queued, moment(task.eta)))
+    elif task.wait is None:
+        # By another clock than the sender's.
+        task.wait = 0.0
 
 
 def describe(task: Task, event: Event) -> None:

@@ -68,8 +68,10 @@ class Workers:
             worker.offline, worker.active = stamp, 0
             return
         worker.offline = None
-        # A process of the same name, which replaced one that could say nothing.
-        if event.type == "worker-online" or (event.pid is not None and worker.pid not in {None, event.pid}):
+        # "Online" is also said by a process that found its broker again; it knows what it runs. And a process of the same
+        # name may have replaced one that could say nothing.
+        begun = event.type == "worker-online" and not (event.active and worker.online is not None)
+        if begun or (event.pid is not None and worker.pid not in {None, event.pid}):
             worker.online = stamp
         worker.active, worker.processed, worker.pid = event.active, event.processed, event.pid
         if event.sw_ident:
