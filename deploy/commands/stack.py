@@ -147,7 +147,8 @@ def status(s: Session, as_json: bool) -> None:
             table(("queue", "ready", "unacked", "consumers"), [cells(row)[:4] for row in queues], right=NUMBERS)
         if attention and (count := sum(attention.values())):
             kinds = ", ".join(f"{number} {kind}" for kind, number in attention.items() if number)
-            note(f"{count} task{'' if count == 1 else 's'} need attention ({kinds}): `invoke history --attention`")
+            need = "task needs" if count == 1 else "tasks need"
+            note(f"{count} {need} attention ({kinds}): `invoke history --attention`")
         if trouble:
             note(f"error: {trouble}")
 
