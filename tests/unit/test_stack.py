@@ -292,6 +292,9 @@ def test_status_tells_of_tasks_that_need_attention(
     stack.status(session_on(Platform(STACK), secrets), as_json=True)
     assert json.loads(capsys.readouterr().out)["attention"] == attention
     assert asked == ["/counts", "/counts"]
+    attention["unclaimed"] = 0
+    stack.status(session_on(Platform(STACK), secrets), as_json=False)
+    assert capsys.readouterr().err == "1 task needs attention (1 orphaned): `invoke history --attention`\n"
 
 
 def test_status_of_a_monitor_that_is_late_or_silent(
