@@ -206,7 +206,7 @@ def events(
         id_=id,
         tail=whole_number(tail, "--tail", 0, "invoke events --tail 20") if tail else None,
         heartbeats=heartbeats,
-        json=json,
+        as_json=json,
     )
 
 

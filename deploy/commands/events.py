@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
-from app.eventlog import Entry, Event, Start, Unavailable, read, replay
+from app.eventlog import Entry, Event, Start, Unavailable, read, replay, replay_raw, salvage
 from app.monitor.lines import as_json, as_text, printable, record, time_of
 from app.monitor.names import Names
 from deploy.commands.log import as_known
@@ -46,7 +47,7 @@ class Wanted:
     id: str = ""
     since: float | None = None
     until: float | None = None
-    json: bool = False
+    as_json: bool = False
     names: Names = field(default_factory=Names)
 
     def lines(self, entry: Entry) -> Iterator[str]:
@@ -56,7 +57,7 @@ class Wanted:
             if not self.takes(event):
                 continue
             told = record(event, self.names)
-            if self.json:
+            if self.as_json:
                 yield as_json(told or other(event, self.names))
             else:
                 yield as_text(told) if told else in_words(other(event, self.names))
@@ -136,7 +137,7 @@ def events(
     id_: str,
     tail: int | None,
     heartbeats: bool,
-    json: bool,
+    as_json: bool,
 ) -> None:
     begin, end = moment("--since", since), moment("--until", until)
     if follow and end:
@@ -147,7 +148,7 @@ def events(
         id_,
         begin.timestamp() if begin else None,
         end.timestamp() if end else None,
-        json,
+        as_json,
     )
     s.runner.show("read the stream celery.events  # as user ops")
     url = s.broker_url("ops")
@@ -164,15 +165,26 @@ def events(
 def past(url: str, wanted: Wanted, begin: datetime | None, tail: int | None) -> int | None:
     """Tells what is in the log, the last ``tail`` events if that is a number, and returns its last offset."""
     if tail is None:
-        return tell(replay(url, begin or "first"), wanted, say)
+        return tell(logged(url, begin or "first", wanted), wanted, say)
     if begin is not None:
         kept: deque[str] = deque(maxlen=tail)
-        last = tell(replay(url, begin), wanted, kept.append)
+        last = tell(logged(url, begin, wanted), wanted, kept.append)
     else:
         kept, last = last_events(url, wanted, tail)
     for line in kept:
         say(line)
     return last
+
+
+def logged(url: str, start: Start, wanted: Wanted) -> Iterator[Entry]:
+    """The log from ``start`` to its end. Where one task is wanted, messages that do not hold its id stay undecoded."""
+    if not wanted.id:
+        yield from replay(url, start)
+        return
+    # As the sender's json module writes it.
+    needle = json.dumps(wanted.id)[1:-1].encode()
+    for offset, body in replay_raw(url, start):
+        yield Entry(offset, salvage(offset, body) if needle in body else [], b"")
 
 
 def tell(entries: Iterable[Entry], wanted: Wanted, out: Callable[[str], None]) -> int | None:
@@ -195,7 +207,7 @@ def last_events(url: str, wanted: Wanted, tail: int) -> tuple[deque[str], int | 
         start = max(0, end + 1 - look)
         wanted.names = Names()
         first: list[int] = []
-        last = tell(watched(replay(url, start), first), wanted, kept.append)
+        last = tell(watched(logged(url, start, wanted), first), wanted, kept.append)
         # A log that has dropped its oldest part begins later than asked for.
         all_read = start == 0 or (first and first[0] > start)
         if len(kept) >= tail or all_read:

@@ -69,6 +69,9 @@ class FakeLog:
             return iter(self.entries(self.first))
         return iter(self.entries(0 if start == "first" else start))
 
+    def replay_raw(self, url: str, start: Any) -> Iterator[tuple[int, bytes]]:
+        return ((entry.offset, json.dumps(entry.events).encode()) for entry in self.replay(url, start))
+
     def read(self, url: str, start: Any) -> Iterator[Entry]:
         assert url == URL
         self.asked.append(("read", start))
@@ -88,7 +91,12 @@ class FakeLog:
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> FakeLog:
     made = FakeLog()
-    for name, function in {"replay": made.replay, "read": made.read, "log_end": made.end}.items():
+    for name, function in {
+        "replay": made.replay,
+        "replay_raw": made.replay_raw,
+        "read": made.read,
+        "log_end": made.end,
+    }.items():
         monkeypatch.setattr(module, name, function)
     monkeypatch.setattr(module, "PAUSE", 0)
     return made
@@ -104,7 +112,7 @@ def session(secrets: Secrets) -> Session:
 
 def told(session: Session, capsys: pytest.CaptureFixture[str], **options: Any) -> list[str]:
     given: dict[str, Any] = {"since": "", "until": "", "follow": False, "types": "", "name": "", "id_": ""}
-    module.events(session, **{**given, "tail": None, "heartbeats": False, "json": False, **options})
+    module.events(session, **{**given, "tail": None, "heartbeats": False, "as_json": False, **options})
     return capsys.readouterr().out.splitlines()
 
 
@@ -124,7 +132,7 @@ def test_events_are_the_monitors_lines(log: FakeLog, session: Session, capsys: p
 
 def test_as_json_a_line_is_an_object(log: FakeLog, session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     log.messages = [task("a", 0, "task-failed"), [heartbeat(1)]]
-    lines = [json.loads(line) for line in told(session, capsys, json=True, heartbeats=True)]
+    lines = [json.loads(line) for line in told(session, capsys, as_json=True, heartbeats=True)]
     assert lines[-2]["state"] == "FAILURE"
     assert lines[-1] == {
         **{"event": "worker-heartbeat", "active": 1, "processed": 5, "worker": "celery@a"},
@@ -165,13 +173,13 @@ def test_which_events(
     expected: list[tuple[str, str]],
 ) -> None:
     log.messages = [task("a", 0), task("b", 10, "task-failed", "mail.send")]
-    assert states(told(session, capsys, json=True, **options)) == expected
+    assert states(told(session, capsys, as_json=True, **options)) == expected
 
 
 def test_times_are_those_of_the_events(log: FakeLog, session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     log.messages = [task("a", 0), task("b", 60), task("c", 120)]
     lines = told(
-        session, capsys, json=True, since="2026-11-22T13:20:30Z", until="2026-11-22T13:21:30Z", types="succeeded"
+        session, capsys, as_json=True, since="2026-11-22T13:20:30Z", until="2026-11-22T13:21:30Z", types="succeeded"
     )
     assert states(lines) == [("b", "SUCCESS")]
     assert log.asked == [("replay", datetime(2026, 11, 22, 13, 20, 30, tzinfo=UTC))]
@@ -191,7 +199,7 @@ def test_the_last_events_are_found_without_reading_all(
     log: FakeLog, session: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.messages = [task(str(number), number) for number in range(3000)]
-    lines = told(session, capsys, json=True)
+    lines = told(session, capsys, as_json=True)
     assert len(lines) == 100
     assert states(lines)[-1] == ("2999", "SUCCESS")
     assert log.asked == [("replay", 3000 - module.FIRST_LOOK)]
@@ -222,7 +230,7 @@ def test_looking_back_has_an_end_and_says_so(
     module.events(
         session,
         **{"since": "", "until": "", "follow": False, "types": "", "name": "", "id_": ""},  # type: ignore[arg-type]
-        **{"tail": None, "heartbeats": False, "json": False},  # type: ignore[arg-type]
+        **{"tail": None, "heartbeats": False, "as_json": False},  # type: ignore[arg-type]
     )
     assert capsys.readouterr() == (
         "",
@@ -251,7 +259,7 @@ def test_what_comes_is_told_after_what_is_there_until_ctrl_c(
 ) -> None:
     log.messages = [task("a", 0)]
     log.coming = [task("b", 1)]
-    assert [id_ for id_, _ in states(told(session, capsys, follow=True, json=True))] == ["a"] * 4 + ["b"] * 4
+    assert [id_ for id_, _ in states(told(session, capsys, follow=True, as_json=True))] == ["a"] * 4 + ["b"] * 4
     assert log.asked[-1] == ("read", 1)
 
 
@@ -280,7 +288,7 @@ def test_a_broker_that_goes_away_is_waited_for_and_nothing_is_left_out_or_told_t
     module.events(
         session,
         **{"since": "", "until": "", "follow": True, "types": "started", "name": "", "id_": ""},  # type: ignore[arg-type]
-        **{"tail": None, "heartbeats": False, "json": True},  # type: ignore[arg-type]
+        **{"tail": None, "heartbeats": False, "as_json": True},  # type: ignore[arg-type]
     )
     said = capsys.readouterr()
     assert [id_ for id_, _ in states(said.out.splitlines())] == ["a", "b", "c"]

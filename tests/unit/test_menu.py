@@ -83,7 +83,7 @@ HISTORY = {
 }
 EVENTS = {
     **{"since": "", "until": "", "follow": False, "types": "", "name": "", "id_": ""},
-    **{"tail": None, "heartbeats": False, "json": False},
+    **{"tail": None, "heartbeats": False, "as_json": False},
 }
 
 PARSED: list[tuple[str, str, dict[str, Any]]] = [
@@ -110,7 +110,7 @@ PARSED: list[tuple[str, str, dict[str, Any]]] = [
         "events",
         {
             **{"since": "1h", "until": "5m", "follow": False, "types": "failed,retried", "name": "shop.*"},
-            **{"id_": ID, "tail": 0, "heartbeats": True, "json": True},
+            **{"id_": ID, "tail": 0, "heartbeats": True, "as_json": True},
         },
     ),
     ("watch", "watch", {"interval": 1.0, "once": False, "as_json": False}),
