@@ -17,7 +17,7 @@ __all__ = ["Follower", "Records"]
 
 # Messages and bytes of one transaction. Workers under load put 24 events into a message: as many as take a tenth of a
 # second, and 30 MB while they do.
-MESSAGES = 1_000
+MESSAGES = 500
 BYTES = 8_000_000
 # Seconds in which messages are gathered: what people don't notice, and few enough transactions for a slow disk.
 GATHER = 0.1

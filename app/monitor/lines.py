@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from app.eventlog import Event
-from app.monitor.history.clock import rfc3339
 from app.monitor.names import Names
 
-if TYPE_CHECKING:
-    from app.monitor.history.store import Told
-
-__all__ = ["Printer", "as_json", "as_text", "record"]
+__all__ = ["FIELDS", "JSON_ONLY", "STATES", "as_json", "as_text", "build", "record"]
 
 # A task's state after each event. PENDING is how Celery calls a task that no worker has reported yet.
 STATES = {
@@ -142,27 +136,3 @@ def as_text(of: Record) -> str:
     shown = {key: value for key, value in of.items() if key not in {"state", "task", "id", "time", *JSON_ONLY}}
     fields = "".join(f" {key}={word(value)}" for key, value in shown.items())
     return f"Status: {of['state']}[{printable(of['task'])}] ID {printable(of['id'])}{fields} {of['time']}"
-
-
-class Printer:
-    """Writes a line for each change of a task's state to a file descriptor, standard output as a rule.
-
-    It writes past Python's buffers: what is handed over is written when this returns, and a pipe that nobody empties
-    can't hold a lock that the end of the process needs.
-    """
-
-    def __init__(self, format_: Literal["text", "json"], descriptor: int = 1) -> None:
-        self._line: Callable[[Record], str] = as_json if format_ == "json" else as_text
-        self._descriptor = descriptor
-
-    def write(self, told: Iterable[Told]) -> None:
-        """Raises OSError where the lines can't be written."""
-        lines = []
-        for event, task, name, _ in told:
-            if task is not None:
-                time = rfc3339(event.timestamp) or "unknown"
-                value = partial(getattr, event)
-                lines.append(self._line(build(event.type, event.uuid or "", name, event.hostname, time, value)))
-        rest = memoryview("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]

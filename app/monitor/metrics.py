@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import time
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -77,35 +77,34 @@ class Metrics(Collector):
         self._workers = workers
         self._attention = attention
         self._handlers = handlers
-        self._names: dict[str, str] = {}
+        self._names: set[str] = set()
         self._events: Counter[tuple[str, str]] = Counter()
         self._runtimes: dict[str, Histogram] = {}
         self._waits: dict[str, Histogram] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
-    def count(self, told: Iterable[Told]) -> None:
+    def count(self, told: Sequence[Told]) -> None:
         """Adds events that the history had not heard before."""
+        kinds = Counter((name, event.type) for event, task, name, _ in told if task is not None)
+        for (name, kind), count in kinds.items():
+            self._events[self._label(name), kind] += count
         for event, task, name, _ in told:
-            if task is None:
-                continue
-            label = self._names.get(name) or self._label(name)
-            kind = event.type
-            self._events[label, kind] += 1
-            if kind == "task-succeeded":
-                if event.runtime is not None:
-                    self._of(self._runtimes, label, RUNTIMES).add(event.runtime)
-            elif kind == "task-received" and task.wait is not None:
-                self._of(self._waits, label, WAITS).add(task.wait)
+            if event.runtime is not None and event.type == "task-succeeded":
+                self._of(self._runtimes, self._label(name), RUNTIMES).add(event.runtime)
+            elif task is not None and task.wait is not None and event.type == "task-received":
+                self._of(self._waits, self._label(name), WAITS).add(task.wait)
 
     def text(self) -> bytes:
         """The metrics as Prometheus reads them."""
         return generate_latest(self._registry)
 
     def _label(self, name: str) -> str:
+        if name in self._names:
+            return name
         if len(self._names) >= NAMES:
             return OTHER
-        self._names[name] = name
+        self._names.add(name)
         return name
 
     @staticmethod

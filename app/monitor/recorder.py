@@ -25,8 +25,8 @@ from app.monitor.history.schema import FILE, damaged, set_aside
 from app.monitor.history.store import History, Position, Told
 from app.monitor.history.task import CODES, STATES
 from app.monitor.hub import Change, Hub, Status
-from app.monitor.lines import Printer
 from app.monitor.metrics import Metrics
+from app.monitor.printer import Printer
 from app.settings import AppSettings
 
 __all__ = ["Recorder", "Refused"]
@@ -146,9 +146,7 @@ class Recorder:
             self._take_apart(messages)
             return
         now = monotonic()
-        for event, *_ in told:
-            if event.hostname is not None:
-                self._heard[event.hostname] = now
+        self._heard.update(dict.fromkeys({one.event.hostname or "" for one in told}, now))
         self._spread(told)
         if now >= self._prune_at:
             self.prune()
@@ -198,6 +196,17 @@ class Recorder:
 
     def _also(self, told: list[Told]) -> None:
         """What belongs into the same transaction; last of all, the lines."""
+        if self._after:
+            self._post(told)
+        fresh = told
+        if told and 0 <= told[0].offset <= self._printed:
+            fresh = [one for one in told if one.offset > self._printed]
+        self._printer.write(fresh)
+        if told and told[-1].offset >= 0:
+            self._printed = told[-1].offset
+
+    def _post(self, told: list[Told]) -> None:
+        """Puts what handlers want to hear of into their outboxes."""
         connection = self.history.connection
         rows = [
             (handler, self._event(one))
@@ -208,9 +217,6 @@ class Recorder:
         if rows:
             connection.executemany("INSERT INTO outbox (handler, event) VALUES (?, ?)", rows)
         self._delivery.settle(connection)
-        self._printer.write([one for one in told if one.offset < 0 or one.offset > self._printed])
-        if told and told[-1].offset >= 0:
-            self._printed = told[-1].offset
 
     def _spread(self, told: list[Told]) -> None:
         """Tells those who keep nothing."""

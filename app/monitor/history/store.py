@@ -156,7 +156,8 @@ class History:
 
     def _fold(self, heard: Sequence[tuple[int, Event]]) -> list[Told]:
         told: list[Told] = []
-        ids = {event.uuid: as_id(event.uuid) for _, event in heard if event.uuid is not None}
+        uuids = {event.uuid for _, event in heard}
+        ids = {uuid: as_id(uuid) for uuid in uuids if uuid is not None}
         loaded = self.load(ids)
         texts = {task.key: texts_of(task) for task in loaded.values()}
         tasks = dict(loaded)
