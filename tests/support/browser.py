@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
-__all__ = ["page"]
+__all__ = ["chromium", "page"]
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -25,15 +25,21 @@ QUIET = (
 
 
 @contextmanager
-def page(user: str, password: str) -> Iterator[Page]:
-    """A page whose browser logs in over HTTP as ``user``; the test is skipped where there is no browser."""
+def chromium() -> Iterator[Browser]:
+    """A browser; the test is skipped where there is none."""
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
         pytest.skip("no Chromium here; install it (sudo apt-get install chromium)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
         try:
-            context = browser.new_context(http_credentials={"username": user, "password": password})
-            yield context.new_page()
+            yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def page(user: str, password: str) -> Iterator[Page]:
+    """A page whose browser logs in over HTTP as ``user``."""
+    with chromium() as browser:
+        yield browser.new_context(http_credentials={"username": user, "password": password}).new_page()

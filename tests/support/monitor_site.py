@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -22,7 +23,7 @@ from app.monitor.web.server import Server
 from app.monitor.web.sources import Filter, Page
 from app.settings import AppSettings
 
-__all__ = ["OPERATOR", "TOKEN", "VIEWER", "Answer", "FakeReader", "Site", "serve", "task"]
+__all__ = ["OPERATOR", "TOKEN", "VIEWER", "Answer", "FakeBroker", "FakeReader", "Site", "serve", "task"]
 
 TOKEN = "token-of-the-test"
 OPERATOR = "password-of-the-operator"
@@ -159,6 +160,43 @@ class FakeReader:
 
     def queues(self) -> list[str]:
         return ["default"]
+
+
+class FakeBroker:
+    """Stands in for `app.factory.client`, and notes what its apps are asked for."""
+
+    def __init__(self) -> None:
+        self.clients: list[AppSettings] = []
+        self.revoked: list[dict[str, Any]] = []
+        self.sent: list[dict[str, Any]] = []
+        self.threads: set[str] = set()
+        self.replies: Any = [{"w1@host": {"ok": "tasks revoked"}}]
+        self.error: Exception | None = None
+
+    def client(self, settings: AppSettings, **_: Any) -> Any:
+        self.clients.append(settings)
+        self.threads.add(threading.current_thread().name)
+        return SimpleNamespace(
+            control=SimpleNamespace(revoke=self.revoke),
+            connection_for_write=lambda: SimpleNamespace(
+                connect=self.connect, release=lambda: None, collect=lambda: None
+            ),
+            send_task=self.send,
+            close=lambda: None,
+        )
+
+    def connect(self) -> None:
+        if self.error:
+            raise self.error
+
+    def revoke(self, ids: list[str], **options: Any) -> Any:
+        self.connect()
+        self.revoked.append({"ids": ids, **options})
+        return self.replies
+
+    def send(self, name: str, **options: Any) -> Any:
+        self.sent.append({"name": name, **options})
+        return SimpleNamespace(id="new-id")
 
 
 class Answer(NamedTuple):

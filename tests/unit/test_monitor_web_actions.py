@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from amqp.exceptions import AccessRefused
@@ -15,8 +12,7 @@ from kombu.exceptions import OperationalError
 from app import factory
 from app.monitor.web.actions import arguments
 from app.monitor.web.errors import Refused
-from app.settings import AppSettings
-from tests.support.monitor_site import OPERATOR, Site, serve, task
+from tests.support.monitor_site import OPERATOR, FakeBroker, Site, serve, task
 
 ROLES = {"monitor_ops_url": "amqp://ops@broker/x", "monitor_producer_url": "amqp://producer@broker/x"}
 TASKS = [
@@ -31,57 +27,20 @@ TASKS = [
 ]
 
 
-class Broker:
-    """What Celery's client is asked for."""
-
-    def __init__(self) -> None:
-        self.clients: list[AppSettings] = []
-        self.revoked: list[dict[str, Any]] = []
-        self.sent: list[dict[str, Any]] = []
-        self.threads: set[str] = set()
-        self.replies: Any = [{"w1@host": {"ok": "tasks revoked"}}]
-        self.error: Exception | None = None
-
-    def client(self, settings: AppSettings, **_: Any) -> Any:
-        self.clients.append(settings)
-        self.threads.add(threading.current_thread().name)
-        return SimpleNamespace(
-            control=SimpleNamespace(revoke=self.revoke),
-            connection_for_write=lambda: SimpleNamespace(
-                connect=self.connect, release=lambda: None, collect=lambda: None
-            ),
-            send_task=self.send,
-            close=lambda: None,
-        )
-
-    def connect(self) -> None:
-        if self.error:
-            raise self.error
-
-    def revoke(self, ids: list[str], **options: Any) -> Any:
-        self.connect()
-        self.revoked.append({"ids": ids, **options})
-        return self.replies
-
-    def send(self, name: str, **options: Any) -> Any:
-        self.sent.append({"name": name, **options})
-        return SimpleNamespace(id="new-id")
-
-
 @pytest.fixture
-def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
-    made = Broker()
+def broker(monkeypatch: pytest.MonkeyPatch) -> FakeBroker:
+    made = FakeBroker()
     monkeypatch.setattr(factory, "client", made.client)
     return made
 
 
 @pytest.fixture
-def site(broker: Broker) -> Iterator[Site]:
+def site(broker: FakeBroker) -> Iterator[Site]:
     with serve(TASKS, **ROLES) as made:
         yield made
 
 
-def test_revoke(site: Site, broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+def test_revoke(site: Site, broker: FakeBroker, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         answer = site.post("/tasks/running/revoke")
     assert answer.json == {"id": "running", "terminate": False, "answered": ["w1@host"], "silent": []}
@@ -95,7 +54,7 @@ def test_revoke(site: Site, broker: Broker, caplog: pytest.LogCaptureFixture) ->
     assert all(name.startswith("actions") for name in broker.threads)
 
 
-def test_revoke_says_who_is_silent(site: Site, broker: Broker) -> None:
+def test_revoke_says_who_is_silent(site: Site, broker: FakeBroker) -> None:
     broker.replies = None
     answer = site.post("/tasks/running/revoke")
     assert (answer.status, "no worker answered" in answer.json["error"]) == (504, True)
@@ -109,7 +68,7 @@ def test_revoke_says_who_is_silent(site: Site, broker: Broker) -> None:
     assert (answer.status, "no worker is up" in answer.json["error"]) == (409, True)
 
 
-def test_retry(site: Site, broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+def test_retry(site: Site, broker: FakeBroker, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         answer = site.post("/tasks/failed/retry")
     assert answer.json == {"id": "new-id", "retry_of": "failed", "name": "app.tasks.add", "queue": "default"}
@@ -133,14 +92,14 @@ def test_retry(site: Site, broker: Broker, caplog: pytest.LogCaptureFixture) -> 
         ("/tasks/none/retry", 404, "the history knows no such task"),
     ],
 )
-def test_refusals(site: Site, broker: Broker, path: str, status: int, words: str) -> None:
+def test_refusals(site: Site, broker: FakeBroker, path: str, status: int, words: str) -> None:
     answer = site.post(path)
     assert (answer.status, answer.json["error"].startswith(words)) == (status, True), answer.json
     assert not broker.sent
     assert not broker.revoked
 
 
-def test_what_was_lost_with_its_worker_can_be_sent_again(site: Site, broker: Broker) -> None:
+def test_what_was_lost_with_its_worker_can_be_sent_again(site: Site, broker: FakeBroker) -> None:
     assert site.post("/tasks/lost/retry").status == 200
 
 
@@ -160,7 +119,7 @@ def test_wrong_bodies(site: Site, body: str, words: str) -> None:
     assert site.post("/tasks/failed/retry", '{"x": 1}').json["error"] == "there is no field 'x'; known are none"
 
 
-def test_a_broker_that_is_away_or_refuses(site: Site, broker: Broker) -> None:
+def test_a_broker_that_is_away_or_refuses(site: Site, broker: FakeBroker) -> None:
     broker.error = OperationalError("[Errno 111] Connection refused")
     answer = site.post("/tasks/failed/retry")
     assert (answer.status, "does not answer ([Errno 111]" in answer.json["error"]) == (503, True)
@@ -174,7 +133,7 @@ def test_without_a_broker_of_its_own() -> None:
         assert "MONITOR_PRODUCER_URL is not set" in site.post("/tasks/failed/retry").json["error"]
 
 
-def test_by_form(site: Site, broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+def test_by_form(site: Site, broker: FakeBroker, caplog: pytest.LogCaptureFixture) -> None:
     browser = site.browser()
     browser.log_in(OPERATOR)
     field = browser.form("/task/failed")

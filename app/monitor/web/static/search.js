@@ -191,4 +191,7 @@ rate.addEventListener("change", () => {
   }
 });
 
-goOn(new AbortController().signal).catch(() => {});
+// What was typed before this script was there.
+const words = (query) => [...new URLSearchParams(query)].filter(([, value]) => value).sort().join("&");
+if (!paged() && words(address().slice(2)) !== words(location.search)) search(false);
+else goOn(new AbortController().signal).catch(() => {});

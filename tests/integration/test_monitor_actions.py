@@ -1,0 +1,71 @@
+"""Revoke and retry from the monitor, on a real broker and with its rights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from app.tasks import add, sleep
+from tests.support.brokers import Broker
+from tests.support.eventually import eventually
+from tests.support.monitor_history import Book
+from tests.support.monitor_site import Site, serve
+from tests.support.services import Worker
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    made = Book(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def site(broker: Broker, book: Book) -> Iterator[Site]:
+    with serve(
+        make=book.open,
+        monitor_ops_url=broker.url("ops"),
+        monitor_producer_url=broker.url("producer"),
+        queues=broker.settings.queues,
+    ) as made:
+        yield made
+
+
+def test_a_running_task_is_ended(worker: Worker, producer: Celery, book: Book, site: Site) -> None:
+    running = sleep.delay(100)
+    eventually(lambda: running.state == "STARTED", 20, "it runs")
+    book.task("app.tasks.sleep", id=running.id, ago=1, ended=None, worker=worker.node)
+    book.event("worker-heartbeat", "", 0, hostname=worker.node)
+    answer = site.post(f"/tasks/{running.id}/revoke", '{"terminate": true}')
+    assert answer.json == {"id": running.id, "terminate": True, "answered": [worker.node], "silent": []}
+    eventually(lambda: running.state == "REVOKED", 20, "it has ended")
+    assert add.delay(1, 2).get(timeout=20) == 3
+
+
+def test_a_failed_task_is_sent_again(worker: Worker, producer: Celery, broker: Broker, book: Book, site: Site) -> None:
+    from app import eventlog
+
+    book.task("app.tasks.add", id="failed", ended="task-failed", sent={"args": "(20, 22)"})
+    answer = site.post("/tasks/failed/retry")
+    assert answer.status == 200, answer.text
+
+    def result() -> str | None:
+        events = eventlog.find(broker.url("ops"), answer.json["id"])
+        return next((str(event["result"]) for event in events if event["type"] == "task-succeeded"), None)
+
+    assert eventually(result, 20, "it has run") == "42"
+
+
+def test_a_broker_that_is_away_is_told(book: Book, broker: Broker) -> None:
+    book.task("app.tasks.add", id="failed", ended="task-failed")
+    with serve(make=book.open, monitor_producer_url="amqp://producer:x@127.0.0.1:1/warren") as site:
+        answer = site.post("/tasks/failed/retry")
+        assert (answer.status, "the broker does not answer" in answer.json["error"]) == (503, True)
+    with serve(
+        make=book.open, monitor_producer_url=broker.url("producer").replace("producer:", "producer:wrong")
+    ) as site:
+        answer = site.post("/tasks/failed/retry")
+        assert (answer.status, "the broker refuses this" in answer.json["error"]) == (502, True), answer.json
