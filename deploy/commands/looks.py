@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from app.monitor.lines import printable
+from deploy import output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,11 +43,9 @@ NAME_LEAST = 14
 NOTE_LEAST = 28
 
 
-def console(error: bool = False) -> Console:
-    """Standard output (or error) as Rich writes to it, of what came from tasks taking nothing for markup."""
-    from rich.console import Console  # 50 ms that --json need not wait for
-
-    return Console(stderr=error, highlight=False, markup=False, emoji=False, soft_wrap=True)
+def console() -> Console:
+    """Standard output, for lines that fit it already."""
+    return output.console(soft_wrap=True)
 
 
 def parsed(time: str | None) -> datetime | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from app import eventlog
 from deploy.commands import history, log, looks, results, task
 from deploy.errors import ExitCode, WarrenError
+from deploy.paths import ROOT
 from deploy.secrets import Secrets
 from deploy.session import Session
 from deploy.settings import Settings
@@ -238,6 +241,24 @@ def test_more_tasks_are_hinted_at(api: FakeMonitor, session: Session, capsys: py
     said = capsys.readouterr()
     assert ID in said.out
     assert said.err == "there are more: --limit 5, or --until 2026-11-22T13:20:01.123Z for those before\n"
+
+
+@pytest.mark.parametrize("how", ["listing", "table"])
+def test_a_reader_who_has_enough_is_no_error(how: str) -> None:
+    code = (
+        "from deploy import output; from deploy.menu import with_exit_codes; "
+        "lines = [['x' * 100]] * 5000; "
+        "show = lambda: output.table(['a'], lines) if '%s' == 'table' else output.console().print('x' * 500000); "
+        "with_exit_codes(show)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code % how], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout and process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
 
 
 def test_none_is_said_on_standard_error(api: FakeMonitor, session: Session, capsys: pytest.CaptureFixture[str]) -> None:
