@@ -65,13 +65,13 @@ class Tasks(Base):
 
     async def get(self) -> None:
         wanted = search(self.read_parameters())
-        self.send_json(await self.shared.queries.ask(lambda reader: encode(find(reader, wanted))))
+        self.send_json(await self.ask(lambda reader: encode(find(reader, wanted))))
 
 
 class Task(Base):
     async def get(self, id: str) -> None:
         self.read_parameters()
-        self.send_json(await self.shared.queries.ask(lambda reader: encode(known(reader.task(id)))))
+        self.send_json(await self.ask(lambda reader: encode(known(reader.task(id)))))
 
 
 class Family(Base):
@@ -82,13 +82,13 @@ class Family(Base):
             task = known(reader.task(id))
             return encode({"tasks": reader.family(task["root"] or task["id"])})
 
-        self.send_json(await self.shared.queries.ask(answer))
+        self.send_json(await self.ask(answer))
 
 
 class Counts(Base):
     async def get(self) -> None:
         self.read_parameters()
-        self.send_json(await self.shared.queries.ask(lambda reader: encode(reader.counts())))
+        self.send_json(await self.ask(lambda reader: encode(reader.counts())))
 
 
 class Chart(Base):
@@ -102,9 +102,7 @@ class Chart(Base):
             raise Refused(400, "since must be before until")
         points = of.number("points", 1, MOST_POINTS, CHART_POINTS)
         name = of.text("name")
-        self.send_json(
-            await self.shared.queries.ask(lambda reader: encode({"points": reader.chart(since, until, points, name)}))
-        )
+        self.send_json(await self.ask(lambda reader: encode({"points": reader.chart(since, until, points, name)})))
 
 
 class Metrics(Base):
@@ -236,7 +234,7 @@ class Revoke(Action):
             alive = [worker["name"] for worker in reader.workers() if worker["alive"]]
             return known(reader.task(id)), alive
 
-        task, workers = await self.shared.queries.ask(look)
+        task, workers = await self.ask(look)
         if refusal := revoke_refusal(task):
             raise Refused(409, refusal)
         answer = await self.shared.actions.revoke(id, terminate, workers)
@@ -253,7 +251,7 @@ class Retry(Action):
     async def act(self, id: str) -> tuple[Json, str]:
         if not self.by_form:
             self.read_body({})
-        task = await self.shared.queries.ask(lambda reader: known(reader.task(id)))
+        task = await self.ask(lambda reader: known(reader.task(id)))
         answer = await self.shared.actions.retry(task)
         return answer, f"Sent again as {answer['id']}"
 

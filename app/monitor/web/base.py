@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -23,8 +23,11 @@ from app.monitor.web.broadcast import Broadcast
 from app.monitor.web.errors import Refused
 from app.monitor.web.parameters import Parameters
 from app.monitor.web.queries import Queries
+from app.monitor.web.sources import Reader
 
 __all__ = ["HERE", "Base", "Shared", "encode"]
+
+T = TypeVar("T")
 
 HERE = Path(__file__).parent
 
@@ -81,6 +84,7 @@ class Base(RequestHandler):
     """How many folders below the root its address is: all links are relative, so that a proxy may add a prefix."""
 
     who: Who | None = None
+    _asking: asyncio.Future[Any] | None = None
 
     @property
     def shared(self) -> Shared:
@@ -174,6 +178,20 @@ class Base(RequestHandler):
     def read_parameters(self, *, strict: bool = True) -> Parameters:
         given = {name: self.get_query_arguments(name) for name in self.request.query_arguments}
         return Parameters(given, self.parameters, strict=strict)
+
+    async def ask(self, question: Callable[[Reader], T]) -> T:
+        """What ``question`` makes of a reader of the history. Whoever hangs up does not wait for it, nor hold up others.
+
+        Raises:
+            Refused: as :meth:`app.monitor.web.queries.Queries.ask`.
+        """
+        asking: asyncio.Future[T] = asyncio.ensure_future(self.shared.queries.ask(question))
+        self._asking = asking
+        return await asking
+
+    def on_connection_close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
 
     async def head(self, *words: str) -> None:
         # Tornado sends no body to a HEAD.

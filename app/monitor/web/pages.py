@@ -152,13 +152,13 @@ class Search(PageBase):
         error, status = "", 200
         try:
             view = View(of, {name: value for name, value in given.items() if value})
-            view = await self.shared.queries.ask(view.fill)
+            view = await self.ask(view.fill)
         except Refused as refused:
             # In the page, where it can be mended.
             if self.part or refused.status_code != 400:
                 raise
             error, status = refused.text, 400
-            view = await self.shared.queries.ask(View(Parameters({}, SEARCH), {}).fill)
+            view = await self.ask(View(Parameters({}, SEARCH), {}).fill)
             view.given = {name: value for name, value in given.items() if value}
         self.set_status(status)
         self.render(
@@ -191,7 +191,7 @@ class TaskPage(PageBase):
             family = reader.family(task["root"] or task["id"])
             return task, family if len(family) > 1 else [task, *task["children"]]
 
-        task, family = await self.shared.queries.ask(look)
+        task, family = await self.ask(look)
         actions = self.shared.actions
         may = self.who is not None and self.who.operates
         self.render(
@@ -227,8 +227,8 @@ class Workers(PageBase):
     async def get(self) -> None:
         self.read_parameters(strict=not self.wants_page)
         if not self.wants_page:
-            self.send_json(await self.shared.queries.ask(lambda reader: encode({"workers": reader.workers()})))
+            self.send_json(await self.ask(lambda reader: encode({"workers": reader.workers()})))
             return
-        workers = await self.shared.queries.ask(lambda reader: reader.workers())
+        workers = await self.ask(lambda reader: reader.workers())
         workers.sort(key=lambda worker: (not worker["alive"], worker["name"]))
         self.render("workers-part.html" if self.part else "workers.html", workers=workers)

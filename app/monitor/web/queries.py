@@ -34,6 +34,11 @@ class Queries:
         self._mine = threading.local()
         self._waiting = 0
         self._edition = 0
+        self._stopped = False
+
+    def __len__(self) -> int:
+        """Questions that wait or are being answered."""
+        return self._waiting
 
     def reopen(self) -> None:
         """Says that the history is another file now: readers of the old one answer no further question."""
@@ -54,6 +59,10 @@ class Queries:
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except RuntimeError as error:
+            if not self._stopped:
+                raise
+            raise Refused(503, "the monitor is stopping") from error
         except asyncio.CancelledError:
             # Whoever asked is gone. An exception of Tornado's kind, which it does not report as a mistake.
             raise Refused(503, "cancelled") from None
@@ -91,4 +100,5 @@ class Queries:
 
     def stop(self) -> None:
         """Ends without waiting for questions that are being answered."""
+        self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
