@@ -115,6 +115,8 @@ class Outbox:
         self._connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
         # A power cut may bring back rows whose delivery was noted; the file stays whole.
         self._connection.execute("PRAGMA synchronous = NORMAL")
+        # KiB. Rows are read once, in order; SQLite's default of 2 MB for each handler would be kept for nothing.
+        self._connection.execute("PRAGMA cache_size = -512")
         # The writer's own measure: whoever commits next does the work.
         self._connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
 
