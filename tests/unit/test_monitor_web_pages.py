@@ -13,6 +13,7 @@ import pytest
 
 from app.monitor.web import charts, show
 from app.monitor.web.base import HERE
+from app.monitor.web.recent import Recent
 from tests.support.monitor_site import OPERATOR, VIEWER, Browser, Site, serve, task
 
 HOSTILE = "</pre></code>\"'`><script>alert(1)</script><img src=x onerror=alert(1)>{{ 1/0 }}"
@@ -323,3 +324,20 @@ def test_the_files_are_small() -> None:
     # No build step and no library: what is written here is what is sent.
     sizes = {file.name: file.stat().st_size for file in Path(HERE / "static").iterdir()}
     assert sum(sizes.values()) < 60_000, sizes
+
+
+def test_recent_answers() -> None:
+    now = [0.0]
+    made: list[str] = []
+    recent = Recent(lambda: now[0])
+
+    def ask(what: str, seconds: float = 10) -> str:
+        return recent.get(what, seconds, lambda: made.append(what) or f"{what} {len(made)}")  # type: ignore[func-returns-value]
+
+    assert [ask("a"), ask("a"), ask("b")] == ["a 1", "a 1", "b 2"]
+    now[0] = 10
+    assert ask("a") == "a 3"
+    assert ask("a", 0) == "a 4"
+    for number in range(100):
+        ask(str(number))
+    assert len(recent._kept) == 64  # noqa: SLF001, RUF100

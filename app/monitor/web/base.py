@@ -23,6 +23,7 @@ from app.monitor.web.broadcast import Broadcast
 from app.monitor.web.errors import Refused
 from app.monitor.web.parameters import Parameters
 from app.monitor.web.queries import Queries
+from app.monitor.web.recent import Recent
 from app.monitor.web.sources import Reader
 
 __all__ = ["HERE", "Base", "Shared", "encode"]
@@ -66,6 +67,7 @@ class Shared:
     queries: Queries
     broadcast: Broadcast
     actions: Actions
+    recent: Recent
     status: Status
     metrics: Callable[[], bytes]
     alive: Callable[[], bool]

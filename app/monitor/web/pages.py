@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -16,6 +17,7 @@ from app.monitor.web.base import Base, encode
 from app.monitor.web.errors import Refused
 from app.monitor.web.live import TYPES
 from app.monitor.web.parameters import SEARCH, Parameters, search
+from app.monitor.web.recent import Recent
 from app.monitor.web.sources import ATTENTION, STATES, Filter, Json, Reader
 
 __all__ = ["Live", "Search", "TaskPage", "Workers"]
@@ -23,6 +25,10 @@ __all__ = ["Live", "Search", "TaskPage", "Workers"]
 # Tasks on a page, and of those that need attention above it.
 PAGE = 50
 MOST_ATTENTION = 3
+
+# Seconds. New names and queues are rare; counts are those of a day, and asked for by every open page.
+LISTS_KEPT = 10.0
+COUNTS_KEPT = 1.0
 
 # What is wrong with a task that needs attention, and what happens next.
 WHY = {
@@ -74,9 +80,10 @@ class View:
         self.outcomes: charts.Chart | None = None
         self.runtimes: charts.Chart | None = None
 
-    def fill(self, reader: Reader) -> View:
-        self.names = reader.names()
-        self.queues = reader.queues()
+    def fill(self, reader: Reader, recent: Recent) -> View:
+        """Asks the reader for all that is shown; ``recent`` keeps what other pages ask for, too."""
+        self.names = recent.get("names", LISTS_KEPT, reader.names)
+        self.queues = recent.get("queues", LISTS_KEPT, reader.queues)
         self.workers = [worker["name"] for worker in reader.workers()]
         wanted = replace(
             self.wanted,
@@ -87,12 +94,15 @@ class View:
         self.tasks, self.next = page.tasks, page.next
         if wanted.cursor:
             return self
-        self.counts = reader.counts()
+        self.counts = recent.get("counts", COUNTS_KEPT, reader.counts)
         if any(self.counts["attention"].values()) and not wanted.attention:
             self.attention = find(reader, Filter(attention=("any",), limit=MOST_ATTENTION)).tasks
         since, until, points = self._chart
         name = wanted.name if wanted.name in self.names else None
-        found = reader.chart(since, until, points, name)
+        age = self.given.get("since", "") if not wanted.until else None
+        # A sixtieth of a point is not seen. Other times than the usual ones are asked for once.
+        kept = (until - since).total_seconds() / points / 60 if age is not None else 0.0
+        found = recent.get(("chart", age, name), kept, lambda: reader.chart(since, until, points, name))
         if found:
             self.outcomes, self.runtimes = charts.outcomes(found, until), charts.runtimes(found, until)
         if name:
@@ -152,13 +162,13 @@ class Search(PageBase):
         error, status = "", 200
         try:
             view = View(of, {name: value for name, value in given.items() if value})
-            view = await self.ask(view.fill)
+            view = await self.ask(partial(view.fill, recent=self.shared.recent))
         except Refused as refused:
             # In the page, where it can be mended.
             if self.part or refused.status_code != 400:
                 raise
             error, status = refused.text, 400
-            view = await self.ask(View(Parameters({}, SEARCH), {}).fill)
+            view = await self.ask(partial(View(Parameters({}, SEARCH), {}).fill, recent=self.shared.recent))
             view.given = {name: value for name, value in given.items() if value}
         self.set_status(status)
         self.render(

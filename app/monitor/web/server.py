@@ -22,6 +22,7 @@ from app.monitor.web.base import HEADERS, HERE, Base, Shared
 from app.monitor.web.broadcast import Broadcast
 from app.monitor.web.errors import Refused
 from app.monitor.web.queries import Queries
+from app.monitor.web.recent import Recent
 from app.monitor.web.sources import Reader
 from app.settings import AppSettings
 
@@ -120,6 +121,7 @@ class Server:
             queries=Queries(reader),
             broadcast=Broadcast(hub),
             actions=Actions(settings),
+            recent=Recent(),
             status=status,
             metrics=metrics,
             alive=alive,
