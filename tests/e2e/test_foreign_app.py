@@ -36,6 +36,24 @@ def title(text):
 @celery_app.task(bind=True)
 def mail(self):
     return [self.request.delivery_info["routing_key"], os.environ["SHOP_KEY"]]
+
+
+@celery_app.task
+def broken():
+    raise ValueError("no rabbits")
+""",
+    "shop/alerts.py": """
+import os
+import sys
+
+import inflection
+from app.monitor.handlers import on
+
+
+@on("task-failed", name="shop.*")
+def tell(event):
+    said = inflection.titleize(event["exception"])
+    print("told of", event["id"], said, os.environ["SHOP_KEY"], file=sys.stderr, flush=True)
 """,
 }
 
@@ -53,6 +71,7 @@ def shop(stack: Checkout, platform: str, tmp_path: Path) -> Iterator[Checkout]:
         CELERY_APP="shop.main:celery_app",
         WARREN_APP_CONTEXT=str(tmp_path / "project"),
         WARREN_QUEUES="default,mail",
+        MONITOR_HANDLERS="shop.alerts",
     )
     (checkout.folder / ".venv").symlink_to(stack.folder / ".venv")
     (checkout.folder / "app.env").write_text("SHOP_KEY=of its own\n")
@@ -72,6 +91,17 @@ def test_its_tasks_run_with_its_packages_routes_and_variables(shop: Checkout) ->
     queues = {queue["queue"]: queue for queue in shop.json("queues")}
     assert queues["mail"]["type"] == "quorum"
     eventually(lambda: "Status: SUCCESS[shop.orders.title] ID" in shop.invoke("logs", "monitor").stdout, 30)
+    # So do its handlers.
+    task = shop.invoke("call", "broken").stdout.strip()
+    told = f"told of {task} Value Error('No Rabbits') of its own"
+    eventually(lambda: told in shop.invoke("logs", "monitor").stdout, 30, lambda: shop.invoke("logs", "monitor").stdout)
+
+
+def test_handlers_that_cannot_be_imported_are_said_in_one_line(shop: Checkout) -> None:
+    shop.set(MONITOR_HANDLERS="shop.alarms", WARREN_UP_TIMEOUT="30")
+    done = shop.invoke("up", check=False)
+    assert done.returncode == ExitCode.SETTINGS
+    assert "MONITOR_HANDLERS: there is no module shop.alarms" in done.stderr
 
 
 def test_what_cannot_be_imported_is_said_in_one_line(shop: Checkout) -> None:
