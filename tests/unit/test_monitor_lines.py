@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import pytest
 
-from app.eventlog import Entry, Event
-from app.monitor.lines import JSON_LIMIT, Printer, as_json, as_text, record
+from app.eventlog import Event
+from app.monitor.lines import JSON_LIMIT, as_json, as_text, record
 from app.monitor.names import Names
 
 ID = "3f0c9d1e-0000-4000-8000-000000000001"
@@ -158,28 +157,3 @@ def test_a_long_value_keeps_its_beginning_and_its_end() -> None:
     assert told["exception"].startswith("first")
     assert told["exception"].endswith("last")
     assert len(told["exception"]) <= JSON_LIMIT
-
-
-def test_the_printer_writes_a_line_for_each_event_of_a_batch() -> None:
-    reader, writer = os.pipe()
-    printer = Printer("text", writer)
-    batch = [event("task-received", name="app.tasks.add"), event("task-started"), {"type": "worker-heartbeat"}]
-    assert printer.handle(Entry(1, batch, b"")) is True
-    assert printer.handle(Entry(2, [{"type": "worker-heartbeat"}], b"")) is False
-    assert printer.handle(Entry(3, [], b"")) is False
-    os.close(writer)
-    with os.fdopen(reader) as stream:
-        lines = stream.read().splitlines()
-    assert [line.split("[")[0] for line in lines] == ["Status: RECEIVED", "Status: STARTED"]
-
-
-def test_what_the_printer_recalls_it_does_not_print() -> None:
-    reader, writer = os.pipe()
-    printer = Printer("json", writer)
-    printer.recall(Entry(1, [event("task-received", name="app.tasks.add")], b""))
-    printer.handle(Entry(2, [event("task-started")], b""))
-    os.close(writer)
-    with os.fdopen(reader) as stream:
-        lines = stream.read().splitlines()
-    assert [json.loads(line)["task"] for line in lines] == ["app.tasks.add"]
-    assert [json.loads(line)["state"] for line in lines] == ["STARTED"]
