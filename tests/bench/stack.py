@@ -65,6 +65,8 @@ def commands(checkout: Checkout) -> None:
     asked: dict[str, Callable[[], object]] = {
         "invoke revoke ID": lambda: checkout.invoke("revoke", task),
         "invoke status --json": lambda: checkout.invoke("status", "--json"),
+        "invoke task ID": lambda: checkout.invoke("task", task),
+        "invoke history": lambda: checkout.invoke("history"),
         "celery inspect ping": lambda: checkout.run(*celery),
     }
     taken: dict[str, list[float]] = {name: [] for name in asked}
@@ -75,7 +77,7 @@ def commands(checkout: Checkout) -> None:
     for name, values in taken.items():
         line(name, values)
     ping = statistics.median(taken["celery inspect ping"])
-    for name in list(asked)[:2]:
+    for name in list(asked)[:-1]:
         print(f"  ratio {name} / celery inspect ping: {statistics.median(taken[name]) / ping:.2f}")
 
 
