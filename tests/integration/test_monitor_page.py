@@ -286,6 +286,20 @@ def test_search_as_one_types(opened: Open) -> None:
     expect(page.get_by_label("State", exact=True)).to_have_value("")
 
 
+def test_a_search_that_is_not_understood(opened: Open) -> None:
+    watched = opened()
+    page = watched.go("/?state=FAILED&text=order")
+    expect(page.get_by_text("state: there is no 'FAILED'; did you mean FAILURE?")).to_be_visible()
+    expect(rows(page)).to_have_count(0)
+    expect(page.get_by_role("searchbox", name="Search")).to_have_value("order")
+    assert "state=FAILED" in page.url
+    page.get_by_label("State", exact=True).select_option("SUCCESS")
+    expect(rows(page)).to_have_count(50)
+    expect(page.get_by_text("did you mean")).to_have_count(0)
+    # The browser notes the 400 of the page.
+    watched.wrong.clear()
+
+
 def test_links_search_too(opened: Open) -> None:
     page = opened().page
     page.get_by_role("link", name="FAILURE 1").click()

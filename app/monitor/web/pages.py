@@ -170,6 +170,7 @@ class Search(PageBase):
             error, status = refused.text, 400
             view = await self.ask(partial(View(Parameters({}, SEARCH), {}).fill, recent=self.shared.recent))
             view.given = {name: value for name, value in given.items() if value}
+            view.tasks, view.next = [], None
         self.set_status(status)
         self.render(
             "search-part.html" if self.part else "search.html",

@@ -121,7 +121,7 @@ export function every(seconds, work) {
     clearInterval(timer);
     if (seconds > 0) timer = setInterval(() => reading() || work(), seconds * 1000);
   };
-  document.addEventListener("visibilitychange", () => document.hidden || (seconds > 0 && work()));
+  document.addEventListener("visibilitychange", () => reading() || (seconds > 0 && work()));
   start();
   return (other) => {
     seconds = other;

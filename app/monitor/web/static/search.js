@@ -61,9 +61,10 @@ async function show(target, { aloud = true } = {}) {
   } catch (error) {
     if (error.name === "AbortError") return;
     say(error instanceof Failed ? error.message : "The monitor does not answer; trying again.", true);
+    // What is still shown is the answer to another search.
+    results.classList.add("busy");
   } finally {
     clearTimeout(slow);
-    results.classList.remove("busy");
     if (running === mine) running = null;
   }
 }
@@ -121,7 +122,9 @@ document.addEventListener("click", (event) => {
   if (link.id === "more") {
     event.preventDefault();
     const mine = (running = new AbortController());
-    append(link, mine.signal).catch((error) => error.name === "AbortError" || say(error.message, true));
+    append(link, mine.signal)
+      .catch((error) => error.name === "AbortError" || say(error.message, true))
+      .finally(() => running === mine && (running = null));
   } else if ("go" in link.dataset) {
     event.preventDefault();
     history.pushState(null, "", target);
@@ -193,5 +196,5 @@ rate.addEventListener("change", () => {
 
 // What was typed before this script was there.
 const words = (query) => [...new URLSearchParams(query)].filter(([, value]) => value).sort().join("&");
-if (!paged() && words(address().slice(2)) !== words(location.search)) search(false);
+if (!said.textContent && !paged() && words(address().slice(2)) !== words(location.search)) search(false);
 else goOn(new AbortController().signal).catch(() => {});
