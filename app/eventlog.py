@@ -152,7 +152,7 @@ def address(url: str) -> str:
 
 
 @contextmanager
-def reasons(url: str) -> Iterator[None]:
+def reasons(url: str, stream: str = STREAM) -> Iterator[None]:
     """Turns what py-amqp and the system raise into :class:`Unavailable`."""
     user, place = unquote(urlsplit(url).username or "guest"), address(url)
     vhost = unquote(urlsplit(url).path[1:]) or "/"
@@ -162,13 +162,13 @@ def reasons(url: str) -> Iterator[None]:
         if "login" in str(error).lower():
             text = f"the broker at {place} refuses the password of user {user}: correct it in CELERY_BROKER_URL"
         else:
-            text = f"user {user} may not read {STREAM} at {place}: load the broker's definitions (`invoke up`)"
+            text = f"user {user} may not read {stream} at {place}: load the broker's definitions (`invoke up`)"
         raise Unavailable(text, lasting=True) from error
     except amqp.NotFound as error:
         if "down or inaccessible" in str(error):
             # So RabbitMQ 3.10 speaks of a stream that it is still recovering after a restart.
-            raise Unavailable(f"the broker at {place} is still recovering {STREAM}") from error
-        text = f"the broker at {place} has no stream {STREAM}: load the broker's definitions (`invoke up`)"
+            raise Unavailable(f"the broker at {place} is still recovering {stream}") from error
+        text = f"the broker at {place} has no stream {stream}: load the broker's definitions (`invoke up`)"
         raise Unavailable(text, lasting=True) from error
     except amqp.NotAllowed as error:
         text = (
@@ -191,22 +191,23 @@ def reasons(url: str) -> Iterator[None]:
 
 
 class Log:
-    """One connection to the log. With ``stop``, every wait ends when it is set.
+    """One connection to the log, or to another ``stream``. With ``stop``, every wait ends when it is set.
 
     Raises:
         Unavailable: on construction and by every method.
     """
 
-    def __init__(self, url: str, stop: Stop | None = None) -> None:
+    def __init__(self, url: str, stop: Stop | None = None, stream: str = STREAM) -> None:
         self.url = url
         self.stop = stop
+        self.stream = stream
         self._waiting: deque[tuple[int, int, bytes]] = deque()
         self._unacknowledged = 0
         self._from = 0
         self._tag = 0
         if stop is not None and stop.is_set():
             raise Unavailable("stopped")
-        with reasons(url):
+        with reasons(url, stream):
             self._connection = self._connect()
             self._socket: Any = self._connection.transport.sock
             # py-amqp waits for answers without a limit unless the socket has one.
@@ -228,7 +229,7 @@ class Log:
             ssl={"server_hostname": parts.hostname} if parts.scheme == "amqps" else False,
             heartbeat=HEARTBEAT,
             connect_timeout=ANSWER_TIMEOUT,
-            client_properties={"connection_name": "event log"},
+            client_properties={"connection_name": f"reader of {self.stream}"},
         )
         connection.connect()
         return connection
@@ -262,11 +263,11 @@ class Log:
             if isinstance(offset, int):
                 seen.append(offset)
 
-        with reasons(self.url):
+        with reasons(self.url, self.stream):
             channel = self._connection.channel()
-            count = channel.queue_declare(STREAM, passive=True).message_count
+            count = channel.queue_declare(self.stream, passive=True).message_count
             channel.basic_qos(0, PREFETCH, False)
-            consumer = channel.basic_consume(STREAM, callback=take, arguments={"x-stream-offset": "last"})
+            consumer = channel.basic_consume(self.stream, callback=take, arguments={"x-stream-offset": "last"})
             limit = monotonic() + (ANSWER_TIMEOUT if count else patience)
             while not delivered and (left := limit - monotonic()) > 0 and not (self.stop and self.stop.is_set()):
                 if self._ready(left):
@@ -285,9 +286,9 @@ class Log:
     def consume(self, start: Start) -> None:
         """Begins to read at ``start``. Beyond :meth:`end` the broker stays silent until the log has grown to it."""
         self._from = start if isinstance(start, int) else 0
-        with reasons(self.url):
+        with reasons(self.url, self.stream):
             self._channel.basic_qos(0, PREFETCH, False)
-            self._channel.basic_consume(STREAM, callback=self._delivered, arguments={"x-stream-offset": start})
+            self._channel.basic_consume(self.stream, callback=self._delivered, arguments={"x-stream-offset": start})
 
     def next(self, timeout: float | None = None) -> Entry | None:
         """The next message, or None if there was none for ``timeout`` seconds or the stop flag is set."""
@@ -317,7 +318,7 @@ class Log:
             self._receive(min(left, HEARTBEAT / 4))
 
     def _acknowledge(self) -> None:
-        with reasons(self.url):
+        with reasons(self.url, self.stream):
             self._channel.basic_ack(self._tag, multiple=True)
             self._unacknowledged = 0
 
@@ -331,7 +332,7 @@ class Log:
         # Before every wait: the broker closes channels whose messages stay unacknowledged for its consumer_timeout.
         if self._unacknowledged:
             self._acknowledge()
-        with reasons(self.url):
+        with reasons(self.url, self.stream):
             if self._ready(timeout):
                 self._take()
             # After reading, lest a reader that was busy for long takes its own silence for the broker's.
@@ -459,9 +460,11 @@ def replay(url: str, start: Start = "first", *, stop: Stop | None = None) -> Ite
         yield Entry(offset, salvage(offset, body), body)
 
 
-def replay_raw(url: str, start: Start, *, stop: Stop | None = None) -> Iterator[tuple[int, bytes]]:
-    """As :func:`replay`, the bodies undecoded."""
-    with Log(url, stop) as log:
+def replay_raw(
+    url: str, start: Start, *, stop: Stop | None = None, stream: str = STREAM
+) -> Iterator[tuple[int, bytes]]:
+    """As :func:`replay`, the bodies undecoded; of another ``stream`` too."""
+    with Log(url, stop, stream) as log:
         end = log.end()
         if end is None or start == "next" or (isinstance(start, int) and start > end):
             return
@@ -477,7 +480,7 @@ def replay_raw(url: str, start: Start, *, stop: Stop | None = None) -> Iterator[
             yield message
         elif message is None and not (stop and stop.is_set()):
             raise Unavailable(
-                f"the broker at {address(url)} stopped sending before the end of the event log; try again"
+                f"the broker at {address(url)} stopped sending before the end of {stream}; try again"
             )
 
 

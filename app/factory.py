@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from celery.app.utils import find_app
 from celery.events import event as celery_event
 
 from app import config
 from app.connection import Connection
 from app.environment import Mistake
+from app.revokes.control import Control
 from app.settings import AppSettings
 from app.settings import from_environment as settings_from_environment
 from app.steps import Alive, Ready
@@ -48,7 +49,24 @@ def adopt(app: Celery, settings: AppSettings) -> Celery:
     celery_event.event_exchange.no_declare = True
     app.steps["worker"].add(Alive)
     app.steps["consumer"].add(Ready)
+    signals.celeryd_init.connect(add_revokes, dispatch_uid="warren revokes")
+    app.control_cls = Control
+    # Where the app's own code has asked for the Control before.
+    vars(app).pop("control", None)
     return app
+
+
+def add_revokes(**_: Any) -> None:
+    """Has workers read what was revoked before they take a task. A step can only say what it comes after, so Tasks says it.
+
+    Called when a worker begins: importing its parts takes twice as long as all that a short command needs.
+    """
+    from celery.worker.consumer.tasks import Tasks
+
+    from app.revokes.step import Revokes
+
+    if Revokes not in Tasks.requires:
+        Tasks.requires = (*Tasks.requires, Revokes)
 
 
 def from_environment() -> Celery:

@@ -65,6 +65,9 @@ class AppSettings(Variables, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error"], Meta(title="one of debug, info, warning, error")
     ] = "info"
     health_dir: Annotated[str, Meta(min_length=1, title="a folder")] = "/tmp/warren"  # noqa: S108 - a tmpfs in containers
+    revokes_max_age: Annotated[
+        str, Meta(pattern=r"^[1-9][0-9]{0,5}[YMDhms]$", title="an age such as 7D, 12h or 30m")
+    ] = "7D"
     monitor_format: Annotated[Literal["text", "json"], Meta(title="text or json")] = field(
         default="text", name="MONITOR_FORMAT"
     )
@@ -130,6 +133,12 @@ class AppSettings(Variables, frozen=True, kw_only=True):
     def stop_grace(self) -> int:
         """Seconds that a stopping worker gets: the longest task, and half a minute to acknowledge it and leave."""
         return self.task_time_limit + 30
+
+    @property
+    def revokes_seconds(self) -> int:
+        """For how long a revoke holds, in seconds; in RabbitMQ's units for the age of a stream."""
+        units = {"Y": 365 * 86_400, "M": 30 * 86_400, "D": 86_400, "h": 3600, "m": 60, "s": 1}
+        return int(self.revokes_max_age[:-1]) * units[self.revokes_max_age[-1]]
 
     @property
     def consumer_timeout(self) -> int:

@@ -77,6 +77,7 @@ def definitions(settings: Settings, secrets: Secrets) -> dict[str, Any]:
     policies["tasks"]["definition"]["delivery-limit"] = settings.delivery_limit
     policies["celery.events"]["definition"]["max-age"] = settings.events_max_age
     policies["celery.events"]["definition"]["max-length-bytes"] = settings.events_max_bytes
+    policies["celery.revoked"]["definition"]["max-age"] = settings.revokes_max_age
     for kind, items in delayed_delivery(settings).items():
         result[kind] += items
     result["users"], result["permissions"] = users(settings, secrets)

@@ -48,7 +48,11 @@ def environments(
         }
 
     return {
-        "worker": {**common("worker"), "WARREN_WORKER_CONCURRENCY": settings.worker_concurrency},
+        "worker": {
+            **common("worker"),
+            "WARREN_WORKER_CONCURRENCY": settings.worker_concurrency,
+            "WARREN_REVOKES_MAX_AGE": settings.revokes_max_age,
+        },
         "monitor": {
             **common("monitor"),
             **{name.upper(): as_text(getattr(settings, name)) for name in MONITOR_SETTINGS},

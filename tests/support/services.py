@@ -42,7 +42,20 @@ class Worker(Process):
         self.node = f"{uuid.uuid4().hex[:8]}@test"
         self.health = folder / self.node
         super().__init__(
-            [PYTHON, "-m", "celery", "-A", "app", "worker", "--loglevel", "info", "--hostname", self.node, *options],
+            [
+                PYTHON,
+                "-m",
+                "celery",
+                "-A",
+                "app",
+                "worker",
+                "--without-mingle",
+                "--loglevel",
+                "info",
+                "--hostname",
+                self.node,
+                *options,
+            ],
             {
                 **broker.environment("worker"),
                 "WARREN_WORKER_CONCURRENCY": str(concurrency),

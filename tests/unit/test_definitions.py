@@ -44,7 +44,7 @@ def test_each_queue_is_there_with_its_bindings(made: dict[str, Any]) -> None:
 
 def test_there_are_no_other_queues(made: dict[str, Any]) -> None:
     names = [queue["name"] for queue in made["queues"] if not queue["name"].startswith("celery_delayed_")]
-    assert sorted(names) == sorted([*QUEUES, "dead_letters", "celery.events"])
+    assert sorted(names) == sorted([*QUEUES, "dead_letters", "celery.events", "celery.revoked"])
 
 
 def test_a_queue_that_is_not_wanted_is_not_made(secrets: Secrets) -> None:

@@ -203,7 +203,8 @@ def programs(settings: Settings, secrets: Secrets, ports: Ports, slots: list[int
         return celery(
             name,
             "worker",
-            ("celery", "-A", "app", "worker", "--hostname", node, "--loglevel", settings.log_level),
+            # As in compose.yaml: what was revoked the broker tells, at once.
+            ("celery", "-A", "app", "worker", "--without-mingle", "--hostname", node, "--loglevel", settings.log_level),
             {**of["worker"], **variables, "WARREN_HEALTH_DIR": str(data["health"] / name)},
             settings.stop_grace,
             node,
