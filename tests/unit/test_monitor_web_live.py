@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from app.monitor.web import broadcast
 from app.monitor.web.broadcast import MOST_UNSENT, Listener, Wanted
 from tests.support.eventually import eventually
-from tests.support.monitor_site import Site, serve, task
+from tests.support.monitor_site import TOKEN, Site, serve, task
 
 
 @pytest.fixture
@@ -152,6 +153,17 @@ def test_a_reader_that_was_cut_sees_the_end(site: Site) -> None:
             if not made.recv(65536):
                 raise EOFError
     made.close()
+
+
+def test_too_many_readers_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broadcast, "MOST_READERS", 1)
+    stream = Stream(site)
+    answer = site.get("/events")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
+    assert answer.json["error"].startswith("too many readers of /events")
+    stream.close()
+    eventually(lambda: readers(site) == 0, 10, "the reader has left")
+    assert site.ask("HEAD", "/events", Authorization=f"Bearer {TOKEN}").status == 200
 
 
 def test_stop_ends_200_readers() -> None:
