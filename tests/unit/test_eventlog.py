@@ -136,7 +136,7 @@ class FakeChannel:
 
 def log_of(offsets: range, start: int = 0, stop: Stop | None = None) -> Log:
     log = Log.__new__(Log)
-    log.url, log.stop = "amqp://h", stop
+    log.url, log.stop, log.stream = "amqp://h", stop, "celery.events"
     log._waiting = deque((offset + 1, offset, json.dumps(SENT).encode()) for offset in offsets)
     log._unacknowledged, log._from, log._tag = 0, start, 0
     log._channel = FakeChannel()
