@@ -71,6 +71,8 @@ class Follower:
         # When the log was lost, and what was said of it.
         self._lost_at: float | None = None
         self._said: str | None = None
+        # What was said of a history that takes nothing.
+        self._refusal: str | None = None
 
     def run(self) -> None:
         """Follows the log until the stop flag is set."""
@@ -154,12 +156,13 @@ class Follower:
             if messages:
                 self._records.take(messages)
                 self._taken(log, *messages[-1])
+                self._status.error = None
             if drained:
                 self._caught_up()
-            self._status.error = None
             if self._status.caught_up and monotonic() >= self._look_at:
                 self._look_at = monotonic() + LOOK_EVERY
                 self._records.look()
+                self._well()
 
     def _gather(self, log: Log) -> tuple[list[tuple[int, bytes]], bool]:
         """Messages for one transaction, and whether there were no more for now."""
@@ -216,9 +219,19 @@ class Follower:
         self._status.lag_seconds = 0.0
 
     def _refused(self, error: Refused) -> None:
-        if self._status.error is None:
-            logger.error("%s; trying again until it works", error)
         self._status.error = str(error)
+        if self._refusal != str(error):
+            self._refusal = str(error)
+            logger.error("%s; trying again until it works", error)
+
+    def _well(self) -> None:
+        """Takes back what was said of the history, once it has all that the log had when it refused."""
+        if self._refusal is None:
+            return
+        position = self._records.position
+        if (position.offset if position else -1) >= self._end:
+            self._status.error = self._refusal = None
+            logger.info("the history is written again")
 
     def _lost(self, error: Unavailable) -> None:
         """Says what is wrong: once an outage, and again where it turns out that waiting won't help."""

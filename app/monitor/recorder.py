@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from app.monitor.handlers.delivery import Delivery
-from app.monitor.handlers.outbox import enroll, positions, retire
+from app.monitor.handlers.outbox import enroll, identity, positions, retire
 from app.monitor.handlers.registry import Registry
 from app.monitor.history import shape
 from app.monitor.history.attention import Attention, Limits
@@ -81,10 +81,13 @@ class Recorder:
         self._prune_at = 0.0
         self.metrics = Metrics(status, self._known_workers, self._attention_counts, delivery.stats)
         self._counts: dict[str, int] = {}
+        # After which offset each handler gets events, where the file is gone and no new one could be opened yet.
+        self._gone: dict[str, int] | None = None
         self._open()
 
     def _open(self) -> None:
         self.history = History(self._folder)
+        self._identity = identity(self._folder / FILE)
         limits = Limits(
             self._settings.monitor_unclaimed_after,
             self._settings.task_time_limit,
@@ -98,7 +101,7 @@ class Recorder:
     @property
     def position(self) -> Position | None:
         """The last message that is in the history."""
-        return self.history.position
+        return self.history.position if self._gone is None else None
 
     def connected(self, end: int | None) -> None:
         """Says that the log can be heard, and where it ends: what is new there, handlers that are new get.
@@ -173,6 +176,10 @@ class Recorder:
         Raises:
             Refused, OSError: as :meth:`take`.
         """
+        if self._gone is None and identity(self._folder / FILE) != self._identity:
+            # Nobody would ever notice: SQLite goes on with a file that has no name any more.
+            self._leave()
+            raise Refused(f"{self._folder / FILE} was removed: it is made again from the event log")
         told = self._guarded(lambda: self.history.transaction(lambda: self._attention.look(time()), self._also))
         self._counts = self._guarded(self._attention.counts)
         self._spread(told)
@@ -274,19 +281,29 @@ class Recorder:
     def _guarded(self, work: Callable[[], Any]) -> Any:
         """``work``, with what the database raises in words; a damaged file is set aside, and made again."""
         try:
+            if self._gone is not None:
+                self._begin_anew(self._gone)
             return work()
         except sqlite3.DatabaseError as error:
             if damaged(error):
-                self._replace(error)
+                self._leave()
+                set_aside(self._folder / FILE, error)
             elif not isinstance(error, sqlite3.OperationalError):
                 raise
             raise Refused(self._in_words(error)) from error
 
-    def _replace(self, error: sqlite3.DatabaseError) -> None:
+    def _leave(self) -> None:
+        """Closes a file that is of no use any more. What handlers were handed from it they are not handed again."""
+        done = self.history.position.offset if self.history.position else -1
+        self._gone = {name: max(done, self._after.get(name, -1)) for name in self._registry.names}
         self.history.close()
-        set_aside(self._folder / FILE, error)
+
+    def _begin_anew(self, after: dict[str, int]) -> None:
+        """Opens a new history in place of one that was left."""
         self._open()
-        self._printed = -1
+        for name, offset in after.items():
+            enroll(self.history.connection, [name], offset)
+        self._after, self._gone = after, None
         self._replaced()
 
     def _in_words(self, error: sqlite3.DatabaseError) -> str:

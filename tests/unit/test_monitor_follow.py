@@ -1,49 +1,46 @@
-"""How the monitor follows the log, resumes and saves, with a log of its own instead of a broker's."""
+"""How the monitor follows the log, resumes and says what is wrong, with a log of its own instead of a broker's."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
-from app.eventlog import Entry, Stop, Unavailable
+from app.eventlog import Stop, Unavailable
 from app.monitor import follow
-from app.monitor.follow import Follower, happened
-from app.monitor.position import Position, PositionFile
+from app.monitor.follow import Follower, newest
+from app.monitor.history.store import Position
+from app.monitor.hub import Status
+from app.monitor.recorder import Refused
+from tests.support.events import body, event
+
+Message = tuple[int, bytes]
 
 
-def entry(offset: int, log: str = "log") -> Entry:
-    return Entry(
-        offset, [{"type": "task-started", "uuid": "a", "timestamp": 1000.0 + offset}], f"{log} {offset}".encode()
-    )
+def message(offset: int, log: str = "log") -> Message:
+    return offset, body([event("started", offset, f"{log} {offset}")])
 
 
 @dataclass
 class Broker:
     """The stand-in: what the log holds, and what goes wrong after which offset."""
 
-    entries: list[Entry]
+    messages: list[Message]
     stop: Stop
     # Raised instead of opening the log, one a try.
     refusals: list[Unavailable] = field(default_factory=list)
     # Offsets behind which the connection breaks, once each.
     breaks: list[int] = field(default_factory=list)
     starts: list[Any] = field(default_factory=list)
-    recalled_from: list[datetime] = field(default_factory=list)
+    closed: int = 0
 
     def log(self, url: str, stop: Stop) -> FakeLog:
         if self.refusals:
             raise self.refusals.pop(0)
         return FakeLog(self)
-
-    def replay(self, url: str, start: datetime, *, stop: Stop) -> Iterator[Entry]:
-        self.recalled_from.append(start)
-        return iter(self.entries)
 
 
 class FakeLog:
@@ -57,156 +54,214 @@ class FakeLog:
         self.close()
 
     def close(self) -> None:
-        pass
+        self.broker.closed += 1
 
     def end(self, patience: float) -> int | None:
-        return max((entry.offset for entry in self.broker.entries), default=None)
+        return max((offset for offset, _ in self.broker.messages), default=None)
 
     def consume(self, start: Any) -> None:
         self.broker.starts.append(start)
         first = 0 if start == "first" else start
-        self.left = iter([entry for entry in self.broker.entries if entry.offset >= first])
+        self.left = iter([one for one in self.broker.messages if one[0] >= first])
         self.last = -1
 
-    def next(self, timeout: float | None) -> Entry | None:
+    def next_raw(self, timeout: float | None) -> Message | None:
         if self.last in self.broker.breaks:
             self.broker.breaks.remove(self.last)
             raise Unavailable("broken")
         following = next(self.left, None)
         if following is None:
-            self.broker.stop.set()
+            # The first silence ends a transaction, the second one the test.
+            if self.last < 0:
+                self.broker.stop.set()
+            self.last = -1
             return None
-        self.last = following.offset
+        self.last = following[0]
         return following
 
 
-class Recorder:
-    def __init__(self, fail_at: int | None = None) -> None:
-        self.handled: list[int] = []
-        self.recalled: list[int] = []
+class Records:
+    """Keeps the offsets of what it is given; refuses or fails where it is told to."""
+
+    def __init__(self, position: Message | None = None, refuse: list[int] | None = None, fail_at: int | None = None):
+        self.position = Position(position[0], crc32(position[1])) if position else None
+        self.taken: list[int] = []
+        self.batches: list[int] = []
+        self.ends: list[int | None] = []
+        self.started_over = 0
+        self.looks = 0
+        self.refuse = refuse or []
         self.fail_at = fail_at
 
-    def recall(self, entry: Entry) -> None:
-        self.recalled.append(entry.offset)
+    def connected(self, end: int | None) -> None:
+        self.ends.append(end)
 
-    def handle(self, entry: Entry) -> bool:
-        if entry.offset == self.fail_at:
+    def start_over(self) -> None:
+        self.started_over += 1
+        self.position = None
+
+    def take(self, messages: list[Message]) -> None:
+        offsets = [offset for offset, _ in messages]
+        for one in self.refuse:
+            if one in offsets:
+                self.refuse.remove(one)
+                raise Refused("the volume is full")
+        if self.fail_at in offsets:
             raise OSError("No space left on device")
-        self.handled.append(entry.offset)
-        return True
+        self.taken += offsets
+        self.batches.append(len(offsets))
+        self.position = Position(offsets[-1], crc32(messages[-1][1]))
+
+    def look(self) -> None:
+        self.looks += 1
 
 
 @pytest.fixture
 def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
-    fake = Broker([entry(offset) for offset in range(10)], Stop())
+    fake = Broker([message(offset) for offset in range(10)], Stop())
     monkeypatch.setattr(follow, "Log", fake.log)
-    monkeypatch.setattr(follow, "replay", fake.replay)
     # Waits end at once.
     monkeypatch.setattr(fake.stop, "wait", lambda timeout=None: fake.stop.is_set())
     return fake
 
 
-def run(broker: Broker, folder: Path, sink: Recorder | None = None) -> Recorder:
+def run(broker: Broker, records: Records | None = None, status: Status | None = None) -> Records:
     broker.stop._flag = False
-    sink = sink or Recorder()
-    Follower("amqp://h:1/warren", [sink], PositionFile(folder), broker.stop, memory=600).run()
-    return sink
+    records = records or Records()
+    Follower("amqp://h:1/warren", records, broker.stop, status or Status()).run()
+    return records
 
 
-def save(folder: Path, offset: int, log: str = "log") -> None:
-    PositionFile(folder).save(Position.of(entry(offset, log), 1000.0 + offset))
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line.split(";")[0] for line in caplog.messages]
 
 
-def saved(folder: Path) -> int | None:
-    position = PositionFile(folder).load()
-    return position.offset if position else None
+def test_without_a_position_it_begins_with_the_first_event(broker: Broker) -> None:
+    records = run(broker)
+    assert records.taken == list(range(10))
+    assert (broker.starts, records.ends, broker.closed) == (["first"], [9], 1)
 
 
-def test_without_a_position_it_begins_with_the_first_event(broker: Broker, tmp_path: Path) -> None:
-    assert run(broker, tmp_path).handled == list(range(10))
-    assert broker.starts == ["first"]
-    assert saved(tmp_path) == 9
+def test_a_second_run_takes_what_is_new(broker: Broker) -> None:
+    first = run(broker)
+    broker.messages += [message(10), message(11)]
+    first.taken.clear()
+    assert run(broker, first).taken == [10, 11]
+    assert run(broker, first).taken == [10, 11]
+    assert broker.starts == ["first", 9, 11]
 
 
-def test_a_second_run_handles_what_is_new(broker: Broker, tmp_path: Path) -> None:
-    run(broker, tmp_path)
-    broker.entries.extend(entry(offset) for offset in (10, 11))
-    assert run(broker, tmp_path).handled == [10, 11]
-    assert run(broker, tmp_path).handled == []
-    assert saved(tmp_path) == 11
-
-
-def test_names_are_recalled_up_to_the_position(broker: Broker, tmp_path: Path) -> None:
-    save(tmp_path, 4)
-    sink = run(broker, tmp_path)
-    assert sink.recalled == [0, 1, 2, 3, 4]
-    assert sink.handled == [5, 6, 7, 8, 9]
-    assert broker.recalled_from[0].timestamp() == 1004.0 - 600
+def test_a_transaction_has_so_many_messages_at_most(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "MESSAGES", 4)
+    assert run(broker).batches == [4, 4, 2]
+    monkeypatch.setattr(follow, "BYTES", 1)
+    assert run(broker).batches == [1] * 10
 
 
 def test_a_lost_connection_neither_loses_nor_repeats(
-    broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(follow, "MESSAGES", 1)
     broker.breaks = [3, 3, 6]
     broker.refusals = [Unavailable("booting")]
     with caplog.at_level(logging.INFO, logger="warren.monitor"):
-        assert run(broker, tmp_path).handled == list(range(10))
+        assert run(broker).taken == list(range(10))
     assert broker.starts == ["first", 3, 3, 6]
-    assert [message.split(";")[0] for message in caplog.messages if "again after" not in message] == ["booting"] + [
-        "broken"
-    ] * 3
+    assert [line for line in said(caplog) if "again after" not in line] == ["booting", *["broken"] * 3]
+    assert broker.closed == 4
+
+
+def test_what_was_gathered_when_the_connection_broke_comes_again(broker: Broker) -> None:
+    broker.breaks = [3]
+    assert run(broker).taken == list(range(10))
 
 
 def test_an_outage_is_one_line_and_what_needs_somebody_one_more(
-    broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = Unavailable("wrong password", lasting=True)
     broker.refusals = [Unavailable("refused"), Unavailable("reset"), wrong, wrong, Unavailable("refused")]
     with caplog.at_level(logging.INFO, logger="warren.monitor"):
-        assert run(broker, tmp_path).handled == list(range(10))
-    assert [message.split(";")[0] for message in caplog.messages] == [
-        "refused",
-        "wrong password",
-        "reading the event log at h:1 again after 0 s",
-    ]
+        assert run(broker).taken == list(range(10))
+    assert said(caplog) == ["refused", "wrong password", "reading the event log at h:1 again after 0 s"]
 
 
 @pytest.mark.parametrize("offset", [9, 4])
 def test_another_log_is_read_from_its_first_event(
-    broker: Broker, tmp_path: Path, offset: int, caplog: pytest.LogCaptureFixture
+    broker: Broker, offset: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save(tmp_path, offset, log="old log")
-    assert run(broker, tmp_path).handled == list(range(10))
-    assert sum("another one" in message for message in caplog.messages) == 1
+    records = run(broker, Records(message(offset, "old log")))
+    assert (records.taken, records.started_over) == (list(range(10)), 1)
+    assert sum("another one" in line for line in caplog.messages) == 1
 
 
-@pytest.mark.parametrize("entries", [[], [entry(0), entry(1)]])
-def test_a_position_beyond_the_log(
-    broker: Broker, tmp_path: Path, entries: list[Entry], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("messages", [[], [message(0), message(1)]])
+def test_a_position_beyond_the_log(broker: Broker, messages: list[Message], caplog: pytest.LogCaptureFixture) -> None:
+    broker.messages = messages
+    records = run(broker, Records(message(5)))
+    assert (records.taken, records.started_over) == ([offset for offset, _ in messages], 1)
+    assert sum("another one" in line for line in caplog.messages) == 1
+
+
+def test_what_the_log_has_dropped_is_said(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    broker.messages = broker.messages[5:]
+    records = run(broker, Records(message(1)))
+    assert (records.taken, records.started_over) == ([5, 6, 7, 8, 9], 0)
+    assert "events were lost: the log no longer holds its messages 2 to 4" in caplog.messages
+
+
+def test_the_log_begins_right_behind_the_position(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    broker.messages = broker.messages[5:]
+    assert run(broker, Records(message(4))).taken == [5, 6, 7, 8, 9]
+    assert caplog.messages == []
+
+
+def test_offsets_with_gaps_are_no_loss(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    # The broker keeps notes of its own in the same sequence.
+    broker.messages = [message(offset) for offset in (0, 1, 5, 9, 10)]
+    assert run(broker, Records(message(1))).taken == [5, 9, 10]
+    assert caplog.messages == []
+
+
+def test_a_history_that_takes_nothing_gets_the_same_again(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    status = Status()
+    records = run(broker, Records(refuse=[4, 4, 4]), status)
+    assert records.taken == list(range(10))
+    assert said(caplog) == ["the volume is full"]
+    assert status.error is None
+    # The next time it is said again.
+    caplog.clear()
+    broker.messages.append(message(10))
+    records.refuse = [10]
+    assert run(broker, records, status).taken == list(range(11))
+    assert said(caplog) == ["the volume is full"]
+
+
+def test_it_is_said_once_also_where_some_is_taken_in_between(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broker.entries = entries
-    save(tmp_path, 5)
-    assert run(broker, tmp_path).handled == [item.offset for item in entries]
-    assert sum("another one" in message for message in caplog.messages) == 1
+    # Its own position alone comes first, which is no progress.
+    monkeypatch.setattr(follow, "MESSAGES", 1)
+    status = Status()
+    assert run(broker, Records(message(3), refuse=[4, 4, 4]), status).taken == [4, 5, 6, 7, 8, 9]
+    assert said(caplog) == ["the volume is full"]
+    assert status.error is None
 
 
-def test_what_the_log_has_dropped_is_told(broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    save(tmp_path, 1)
-    broker.entries = broker.entries[5:]
-    assert run(broker, tmp_path).handled == [5, 6, 7, 8, 9]
-    assert "no longer holds its messages 2 to 4" in caplog.text
-
-
-def test_a_sink_that_fails_leaves_the_position_before_its_message(broker: Broker, tmp_path: Path) -> None:
+def test_lines_that_cannot_be_written_end_it_before_its_message(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "MESSAGES", 1)
+    records = Records(fail_at=6)
     with pytest.raises(OSError, match="No space"):
-        run(broker, tmp_path, Recorder(fail_at=6))
-    assert saved(tmp_path) == 5
-    assert run(broker, tmp_path).handled == [6, 7, 8, 9]
+        run(broker, records)
+    assert records.position is not None
+    assert records.position.offset == 5
+    records.fail_at = None
+    assert run(broker, records).taken == list(range(10))
 
 
-def test_a_stop_while_the_broker_is_away_ends_it(
-    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_while_the_broker_is_away_ends_it(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
 
     def refuse(*_: object) -> FakeLog:
@@ -216,11 +271,44 @@ def test_a_stop_while_the_broker_is_away_ends_it(
         raise Unavailable("refused")
 
     monkeypatch.setattr(follow, "Log", refuse)
-    assert run(broker, tmp_path).handled == []
+    assert run(broker).taken == []
     assert len(tries) == 3
 
 
-@pytest.mark.parametrize("stamp", [float("nan"), float("inf"), -1, 0, 10**400, 1e18, "1000", None, [1]])
-def test_times_that_cannot_be(stamp: Any) -> None:
-    assert happened(Entry(0, [{"type": "x", "timestamp": stamp}], b"")) == 0.0
-    assert happened(Entry(0, [{"type": "x", "timestamp": stamp}, {"type": "x", "timestamp": 5}], b"")) == 5.0
+def test_attention_is_looked_for_once_it_has_caught_up(broker: Broker) -> None:
+    status = Status()
+    assert run(broker, status=status).looks == 1
+    assert (status.caught_up, status.connected, status.lag_events) == (True, False, 0)
+    assert run(broker, Records(message(9))).looks == 1
+
+
+def test_far_behind_it_is_not_caught_up(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "MESSAGES", 1)
+    seen: list[tuple[bool, int, bool]] = []
+
+    class Slow(Records):
+        def take(self, messages: list[Message]) -> None:
+            super().take(messages)
+            seen.append((status.caught_up, status.lag_events, status.lag_seconds > follow.FAR_BEHIND))
+
+    status = Status()
+    records = run(broker, Slow(), status)
+    # The first is taken before anything is known; the last one is the log's end.
+    assert seen[1:] == [(False, left, True) for left in range(9, 0, -1)]
+    assert (status.caught_up, status.lag_events, status.lag_seconds) == (True, 0, 0.0)
+    assert records.looks == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "stamp"),
+    [
+        (body(event("started", 5, "a")), 1_700_000_005.0),
+        (body([event("started", 5, "a"), event("started", 7.25, "b")]), 1_700_000_007.25),
+        (b'{"timestamp":12.5}', 12.5),
+        *((text, 0.0) for text in (b"", b"[]", b'{"timestamp": "1"}', b'{"timestamp": NaN}', b'"timestamp":')),
+        (b'{"timestamp": 1e400}', 1.0),
+        (b'{"timestamp": ' + b"9" * 400 + b"}", 999_999_999_999.0),
+    ],
+)
+def test_the_time_of_a_message_is_found_without_decoding_it(text: bytes, stamp: float) -> None:
+    assert newest(text) == stamp

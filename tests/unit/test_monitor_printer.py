@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,7 +52,11 @@ def written(format_: Any, what: list[Told]) -> str:
     reader, writer = os.pipe()
     with os.fdopen(reader, encoding="utf-8", newline="") as stream:
         # A pipe holds 64 KB only.
-        thread = threading.Thread(target=lambda: (Printer(format_, writer).write(what), os.close(writer)))
+        def write() -> None:
+            Printer(format_, writer).write(what)
+            os.close(writer)
+
+        thread = threading.Thread(target=write)
         thread.start()
         text = stream.read()
         thread.join()
@@ -123,6 +128,6 @@ def test_nobody_reads_any_more() -> None:
 
 
 def test_a_full_disk_is_said() -> None:
-    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space") as caught:
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError, match="No space") as caught:
         Printer("text", full.fileno()).write(told(*life("a")))
     assert caught.value.errno == errno.ENOSPC
