@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from celery.exceptions import TaskRevokedError
 
 from app.tasks import add, sleep
+from tests.integration.conftest import MakeWorker
 from tests.support.brokers import Broker
 from tests.support.eventually import eventually
 from tests.support.monitor_history import Book
@@ -43,6 +45,18 @@ def test_a_running_task_is_ended(worker: Worker, producer: Celery, book: Book, s
     assert answer.json == {"id": running.id, "terminate": True, "answered": [worker.node], "silent": []}
     eventually(lambda: running.state == "REVOKED", 20, "it has ended")
     assert add.delay(1, 2).get(timeout=20) == 3
+
+
+def test_a_revoke_is_there_before_the_workers(
+    make_worker: MakeWorker, producer: Celery, book: Book, site: Site
+) -> None:
+    waiting = add.delay(1, 1)
+    book.event("task-sent", waiting.id, 1, name="app.tasks.add", args="(1, 1)", kwargs="{}", queue="default")
+    answer = site.post(f"/tasks/{waiting.id}/revoke")
+    assert answer.json == {"id": waiting.id, "terminate": False, "answered": [], "silent": []}
+    make_worker()
+    with pytest.raises(TaskRevokedError):
+        waiting.get(timeout=20)
 
 
 def test_a_failed_task_is_sent_again(worker: Worker, producer: Celery, broker: Broker, book: Book, site: Site) -> None:

@@ -428,10 +428,10 @@ def test_operators_revoke_and_send_again(opened: Open, book: Book, broker: FakeB
     watched.go(f"/task/{running}")
     page.get_by_text("Terminate…").click()
     page.get_by_role("button", name="Terminate it").click()
-    expect(page.get_by_role("status").filter(has_text="Ended where it runs, and revoked; 1 of ")).to_have_count(1)
+    expect(page.get_by_role("status").filter(has_text="Revoked, and ended where it runs: 1 of ")).to_have_count(1)
     assert (broker.revoked[-1]["ids"], broker.revoked[-1]["terminate"]) == ([running], True)
     page.reload()
-    expect(page.get_by_text("Ended where it runs")).to_have_count(0)
+    expect(page.get_by_text("Revoked, and ended")).to_have_count(0)
 
 
 def test_live_tail(opened: Open, site: Site) -> None:

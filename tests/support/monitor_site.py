@@ -172,12 +172,14 @@ class FakeBroker:
         self.threads: set[str] = set()
         self.replies: Any = [{"w1@host": {"ok": "tasks revoked"}}]
         self.error: Exception | None = None
+        self.control = SimpleNamespace()
 
     def client(self, settings: AppSettings, **_: Any) -> Any:
         self.clients.append(settings)
         self.threads.add(threading.current_thread().name)
+        self.control = SimpleNamespace(revoke=self.revoke, by="")
         return SimpleNamespace(
-            control=SimpleNamespace(revoke=self.revoke),
+            control=self.control,
             connection_for_write=lambda: SimpleNamespace(
                 connect=self.connect, release=lambda: None, collect=lambda: None
             ),
@@ -191,8 +193,8 @@ class FakeBroker:
 
     def revoke(self, ids: list[str], **options: Any) -> Any:
         self.connect()
-        self.revoked.append({"ids": ids, **options})
-        return self.replies
+        self.revoked.append({"ids": ids, "by": self.control.by, **options})
+        return self.replies if options["reply"] else None
 
     def send(self, name: str, **options: Any) -> Any:
         self.sent.append({"name": name, **options})

@@ -204,5 +204,6 @@ def test_a_listener_is_bounded_in_bytes_too() -> None:
 
 def test_wanted() -> None:
     assert Wanted().has(change(1))
+    assert Wanted(types=frozenset({"task-failed"})).has({"type": "skipped", "count": 7})
     assert not Wanted(name="shop.*").has({"type": "worker-online"})
     assert Wanted(types=frozenset({"worker-online"})).has({"type": "worker-online"})

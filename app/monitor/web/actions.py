@@ -105,17 +105,18 @@ class Actions:
     def can_retry(self) -> bool:
         return bool(self._settings.monitor_producer_url)
 
-    async def revoke(self, id: str, terminate: bool, workers: list[str]) -> Json:
-        """Asks all workers to refuse a task, and to end it where it runs; says which of ``workers`` answered.
+    async def revoke(self, id: str, terminate: bool, workers: list[str], by: str) -> Json:
+        """Has all workers refuse a task, also those to come, and end it where it runs; says which of ``workers`` answered.
+
+        Args:
+            by: who wants it, as it is kept with the revoke.
 
         Raises:
             Refused: it can't be done now.
         """
         if not self.can_revoke:
             raise Refused(503, "this monitor may not revoke: MONITOR_OPS_URL is not set")
-        if not workers:
-            raise Refused(409, "no worker is up to hear of it, so the task runs when one is; revoke it again then")
-        return await self._run(lambda: self._revoke(id, terminate, workers))
+        return await self._run(lambda: self._revoke(id, terminate, workers, by))
 
     async def retry(self, task: Json) -> Json:
         """Sends a task again, under a new id.
@@ -145,16 +146,17 @@ class Actions:
 
         return client(replace(self._settings, broker_url=url), **overrides)
 
-    def _revoke(self, id: str, terminate: bool, workers: list[str]) -> Json:
+    def _revoke(self, id: str, terminate: bool, workers: list[str], by: str) -> Json:
         # Remote control is asked and answered; a confirm would be waited for without end where an alarm is on.
         app = self._client(self._settings.monitor_ops_url, broker_transport_options={})
+        app.control.by = by
         try:
             replies = connected(
                 lambda: app.control.revoke(
                     [id],
                     terminate=terminate,
                     signal="SIGTERM",
-                    reply=True,
+                    reply=bool(workers),
                     limit=len(workers),
                     timeout=REPLY_PATIENCE,
                 )
@@ -162,8 +164,6 @@ class Actions:
         finally:
             app.close()
         answered = sorted(node for reply in replies or [] for node in reply)
-        if not answered:
-            raise Refused(504, "no worker answered, so it is not known whether any heard of it; try again")
         silent = sorted(set(workers) - set(answered))
         return {"id": id, "terminate": terminate, "answered": answered, "silent": silent}
 

@@ -237,14 +237,22 @@ class Revoke(Action):
         task, workers = await self.ask(look)
         if refusal := revoke_refusal(task):
             raise Refused(409, refusal)
-        answer = await self.shared.actions.revoke(id, terminate, workers)
-        count = len(answer["answered"])
-        text = (
-            f"{'Ended where it runs, and revoked' if terminate else 'Revoked'}; {count} of {len(workers)} workers know"
-        )
-        if answer["silent"]:
-            text += f". Silent: {', '.join(answer['silent'][:5])}; revoke again, or see `invoke ping`"
-        return answer, text
+        by = f"{self.who.role if self.who else ''}@{self.address}"
+        answer = await self.shared.actions.revoke(id, terminate, workers, by)
+        return answer, revoked(answer)
+
+
+def revoked(answer: Json) -> str:
+    """What became of a revoke, for people."""
+    answered, silent = answer["answered"], answer["silent"]
+    if not answered and not silent:
+        return "Revoked. No worker is up; those that start will refuse it"
+    did = "Revoked, and ended where it runs" if answer["terminate"] else "Revoked"
+    text = f"{did}: {len(answered)} of {len(answered) + len(silent)} workers know"
+    if silent:
+        may = " It may still run there." if answer["terminate"] else ""
+        text += f". Silent, but will read of it when they are back: {', '.join(silent[:5])}.{may}"
+    return text
 
 
 class Retry(Action):

@@ -49,6 +49,9 @@ class Wanted(NamedTuple):
     id: str | None = None
 
     def has(self, change: Change) -> bool:
+        if change.get("type") == "skipped":
+            # What was left out for all may have been wanted.
+            return True
         return (
             (not self.types or change.get("type") in self.types)
             and (self.id is None or change.get("id") == self.id)

@@ -218,16 +218,18 @@ def paths() -> dict[str, Any]:
         },
         "/tasks/{id}/revoke": {
             "post": operation(
-                "Make workers refuse it.",
+                "Make workers refuse it, also those that start later.",
                 json(
                     obj(
                         id=of("string", "The task."),
                         terminate=of("boolean", "Whether it was to be ended, too."),
                         answered=array(of("string", "A worker that knows.")),
-                        silent=array(of("string", "A worker that did not answer.")),
+                        silent=array(
+                            of("string", "A worker that did not answer. It reads of the revoke when it is back.")
+                        ),
                     )
                 ),
-                *("403", "404", "409", "502", "503", "504"),
+                *("403", "404", "409", "502", "503"),
                 id="revoke",
                 parameters=[ID],
                 requestBody={"content": {"application/json": {"schema": obj(**form)}}},
@@ -269,7 +271,8 @@ def paths() -> dict[str, Any]:
         },
         "/events": {
             "get": operation(
-                "Changes as they happen, as server-sent events. Who reads too slowly is disconnected.",
+                "Changes as they happen, as server-sent events. Who reads too slowly is disconnected; where changes come "
+                "faster than is useful, `skipped` tells the `count` of those left out.",
                 text(
                     "text/event-stream", "Each event's `data` is a JSON object with `type`, `id`, `name`, `state`, ..."
                 ),

@@ -106,6 +106,7 @@ function connect() {
     // A refusal is final for the browser: the login may have ended.
     if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 5000);
   };
+  source.addEventListener("skipped", (event) => (left += JSON.parse(event.data).count ?? 0));
   for (const type of Object.keys(STATES)) source.addEventListener(type, take);
 }
 
