@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,12 +36,27 @@ def site(broker: Broker, book: Book) -> Iterator[Site]:
         yield made
 
 
-def test_a_running_task_is_ended(worker: Worker, producer: Celery, book: Book, site: Site) -> None:
+@pytest.fixture
+def as_monitor(monkeypatch: pytest.MonkeyPatch, broker: Broker) -> Callable[[], None]:
+    """Puts the monitor's own address, whose user may only read the event log, where the monitor has it."""
+    return lambda: monkeypatch.setenv("CELERY_BROKER_URL", broker.url("monitor"))
+
+
+def test_a_running_task_is_ended(
+    worker: Worker,
+    producer: Celery,
+    book: Book,
+    site: Site,
+    as_monitor: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     running = sleep.delay(100)
     eventually(lambda: running.state == "STARTED", 20, "it runs")
     book.task("app.tasks.sleep", id=running.id, ago=1, ended=None, worker=worker.node)
     book.event("worker-heartbeat", "", 0, hostname=worker.node)
+    as_monitor()
     answer = site.post(f"/tasks/{running.id}/revoke", '{"terminate": true}')
+    monkeypatch.undo()
     assert answer.json == {"id": running.id, "terminate": True, "answered": [worker.node], "silent": []}
     eventually(lambda: running.state == "REVOKED", 20, "it has ended")
     assert add.delay(1, 2).get(timeout=20) == 3
@@ -59,10 +74,13 @@ def test_a_revoke_is_there_before_the_workers(
         waiting.get(timeout=20)
 
 
-def test_a_failed_task_is_sent_again(worker: Worker, producer: Celery, broker: Broker, book: Book, site: Site) -> None:
+def test_a_failed_task_is_sent_again(
+    worker: Worker, producer: Celery, broker: Broker, book: Book, site: Site, as_monitor: Callable[[], None]
+) -> None:
     from app import eventlog
 
     book.task("app.tasks.add", id="failed", ended="task-failed", sent={"args": "(20, 22)"})
+    as_monitor()
     answer = site.post("/tasks/failed/retry")
     assert answer.status == 200, answer.text
 
