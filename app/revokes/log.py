@@ -1,4 +1,4 @@
-"""The stream of revokes: what is in it, how it is appended to and read."""
+"""The stream of revokes: what is in it, how it is appended to and read. Which queues are paused is in it too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kombu import Producer
 
 from app.eventlog import Start, replay_raw
 
-__all__ = ["EXCHANGE", "STREAM", "Record", "append", "decode", "make", "read", "who"]
+__all__ = ["EXCHANGE", "STREAM", "Record", "append", "decode", "make", "paused", "read", "who"]
 
 logger = logging.getLogger("warren.revokes")
 
@@ -31,15 +31,18 @@ CONFIRM_TIMEOUT = 5.0
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One message: tasks that are not to run."""
+    """One message: tasks that are not to run, or a queue that is not to be consumed."""
 
     at: float
     """When, in seconds since 1970."""
     by: str = ""
-    """Who revoked, user@host."""
+    """Who wants it, user@host."""
     ids: tuple[str, ...] = ()
     headers: dict[str, list[str]] = {}
     """Stamped headers: a task that has one of these values is not to run."""
+    queue: str = ""
+    """This queue is paused, or no more, from now on; nothing is revoked then."""
+    paused: bool = False
     mark: str = ""
     """Of a worker that reads up to here; nothing is revoked then."""
 
@@ -99,7 +102,7 @@ def parts(ids: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def read(url: str, since: datetime | None = None) -> Iterator[Record]:
-    """The records that are in the stream now, from ``since`` on.
+    """The revokes that are in the stream now, from ``since`` on.
 
     Raises:
         app.eventlog.Unavailable: the stream can't be read.
@@ -107,14 +110,39 @@ def read(url: str, since: datetime | None = None) -> Iterator[Record]:
     start: Start = "first" if since is None else since
     for _, body in replay_raw(url, start, stream=STREAM):
         record = decode(body)
-        if record is not None and not record.mark and (since is None or record.at >= since.timestamp()):
+        if record is None or not (record.ids or record.headers):
+            continue
+        if since is None or record.at >= since.timestamp():
             yield record
 
 
-def make(ids: Sequence[str] = (), headers: dict[str, Any] | None = None, by: str = "", mark: str = "") -> Record:
+def paused(url: str) -> dict[str, Record]:
+    """The queues that are paused now, each with the record that says so.
+
+    Raises:
+        app.eventlog.Unavailable: the stream can't be read.
+    """
+    found: dict[str, Record] = {}
+    for _, body in replay_raw(url, "first", stream=STREAM):
+        record = decode(body)
+        if record is not None and record.queue:
+            found.pop(record.queue, None)
+            if record.paused:
+                found[record.queue] = record
+    return found
+
+
+def make(
+    ids: Sequence[str] = (),
+    headers: dict[str, Any] | None = None,
+    by: str = "",
+    mark: str = "",
+    queue: str = "",
+    paused: bool = False,
+) -> Record:
     """A record of now."""
     listed = {
         key: [str(one) for one in (value if isinstance(value, list | tuple | set) else [value])]
         for key, value in (headers or {}).items()
     }
-    return Record(at=time.time(), by=by or who(), ids=tuple(ids), headers=listed, mark=mark)
+    return Record(at=time.time(), by=by or who(), ids=tuple(ids), headers=listed, mark=mark, queue=queue, paused=paused)

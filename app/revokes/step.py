@@ -1,4 +1,4 @@
-"""The worker's part: what was revoked, it knows before it takes its first task."""
+"""The worker's part: what was revoked, and which queues are paused, it knows before it takes its first task."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ class Revokes(bootsteps.StartStopStep):
         self._log: Log | None = None
         self._stop = Stop()
         self._thread: Thread | None = None
+        # This worker's queues; of others it is not to begin to consume because somebody resumes them.
+        self._queues = tuple(consumer.app.amqp.queues.consume_from)
+        self._paused: set[str] = set()
+        self._left_out: set[str] = set()
         # Celery's own limits, 50,000 ids and three hours, hold no longer than a night.
         state.revoked.maxlen = REMEMBERED
         state.revoked.expires = self._settings.revokes_seconds
@@ -69,7 +73,8 @@ class Revokes(bootsteps.StartStopStep):
             raise amqp.RecoverableConnectionError(f"the stream {STREAM} can't be read: {error}") from error
         if count := len(state.revoked) - known:
             logger.info("%d tasks are revoked (read in %.2f s)", count, monotonic() - begun)
-        self._thread = Thread(target=self._follow, name="revokes", daemon=True)
+        self._select(consumer)
+        self._thread = Thread(target=self._follow, args=(consumer,), name="revokes", daemon=True)
         self._thread.start()
 
     def stop(self, consumer: Any) -> None:
@@ -104,12 +109,15 @@ class Revokes(bootsteps.StartStopStep):
         if self._offset >= 0:
             # Another stream in the place of the one that was read: beyond its end, brokers stay silent.
             self._offset = -1
+            self._paused.clear()
         raise Unavailable(f"the broker does not send {STREAM} to its end")
 
     def _take(self, offset: int, body: bytes) -> Record | None:
         self._offset = offset
         record = decode(body)
         if record is not None:
+            if record.queue:
+                (self._paused.add if record.paused else self._paused.discard)(record.queue)
             state.revoked.update(record.ids)
             for header, stamps in record.headers.items():
                 # Celery's own form; it has no limit of its own.
@@ -117,7 +125,18 @@ class Revokes(bootsteps.StartStopStep):
                 state.revoked_stamps[header] = known + [stamp for stamp in stamps if stamp not in known]
         return record
 
-    def _follow(self) -> None:
+    def _select(self, consumer: Any) -> None:
+        """Has Celery, which has not begun to consume, leave out what is paused."""
+        queues = consumer.app.amqp.queues
+        for queue in self._queues:
+            if queue in self._paused:
+                queues.deselect(queue)
+                logger.info("the queue %s is paused", queue)
+            elif queue in self._left_out:
+                queues.select_add(queues[queue])
+        self._left_out = self._paused.intersection(self._queues)
+
+    def _follow(self, consumer: Any) -> None:
         while not self._stop.is_set():
             try:
                 log = self._log = self._log or self._open()
@@ -125,6 +144,12 @@ class Revokes(bootsteps.StartStopStep):
                     record = self._take(*message)
                     if record is not None and record.ids:
                         logger.info("revoked by %s: %s", record.by, ", ".join(record.ids))
+                    if record is not None and record.queue in self._queues:
+                        logger.info("%s by %s: %s", "paused" if record.paused else "resumed", record.by, record.queue)
+                        # In the worker's own loop: its connection is not for other threads.
+                        (self._left_out.add if record.paused else self._left_out.discard)(record.queue)
+                        turn = consumer.cancel_task_queue if record.paused else consumer.add_task_queue
+                        consumer.call_soon(turn, record.queue)
             except Unavailable as error:
                 # As a rule the worker's own connection is lost too, and it starts anew with this step.
                 logger.debug("following %s: %s", STREAM, error)
