@@ -422,7 +422,7 @@ def test_operators_revoke_and_send_again(opened: Open, book: Book, broker: FakeB
     page.get_by_text("Send again…").click()
     button.click()
     expect(page.get_by_role("status").filter(has_text="Sent again as")).to_have_count(1)
-    assert (broker.sent[-1]["args"], broker.sent[-1]["queue"]) == ([42, "x"], "default")
+    assert (broker.sent[-1]["args"], broker.sent[-1]["queue"]) == ((42, "x"), "default")
     running = book.task(ended=None, ago=1)
     book.event("worker-heartbeat", "", 0)
     watched.go(f"/task/{running}")

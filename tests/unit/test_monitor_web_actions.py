@@ -77,7 +77,7 @@ def test_retry(site: Site, broker: FakeBroker, caplog: pytest.LogCaptureFixture)
     assert answer.json == {"id": "new-id", "retry_of": "failed", "name": "app.tasks.add", "queue": "default"}
     assert broker.clients[0].broker_url == "amqp://producer@broker/x"
     (sent,) = broker.sent
-    assert (sent["name"], sent["args"], sent["kwargs"]) == ("app.tasks.add", [1, "a"], {"k": [None, True, 2.5]})
+    assert (sent["name"], sent["args"], sent["kwargs"]) == ("app.tasks.add", (1, "a"), {"k": [None, True, 2.5]})
     assert sent["queue"] == "default"
     assert "retry of task failed by token at 127.0.0.1: Sent again as new-id" in caplog.text
 

@@ -285,6 +285,20 @@ def test_trees_of_any_shape() -> None:
     assert max(depth for depth, _ in show.tree(chain)) == 8
 
 
+def test_who_sent_comes_before_who_received() -> None:
+    def step(state: str, second: float) -> dict[str, Any]:
+        return {"state": state, "time": f"2026-11-22T13:20:{second:06.3f}Z", "worker": None, "note": None}
+
+    quick = task("x", steps=[step("RECEIVED", 1), step("PENDING", 1.002), step("STARTED", 1.5)])
+    assert [(one["state"], one["after"]) for one in show.steps(quick)] == [
+        ("PENDING", None),
+        ("RECEIVED", 0.0),
+        ("STARTED", 0.5),
+    ]
+    again = task("x", steps=[step("RECEIVED", 1), step("PENDING", 9)])
+    assert [one["state"] for one in show.steps(again)] == ["RECEIVED", "PENDING"]
+
+
 def point(number: int, **counts: Any) -> dict[str, Any]:
     none = {"succeeded": 0, "failed": 0, "retried": 0, "revoked": 0, "runtime_mean": None, "runtime_max": None}
     return {"time": f"2026-11-22T13:{number:02}:00.000Z", **none, **counts}
@@ -312,6 +326,8 @@ def test_charts() -> None:
 def test_what_charts_show() -> None:
     now = datetime.now(UTC)
     assert charts.window(None, None, None)[2:] == (60, "Last hour")
+    # Whole minutes: with a part of one more, each of the 60 points would be two minutes long.
+    assert all(moment.second == moment.microsecond == 0 for moment in charts.window(None, None, "1h")[:2])
     since, until, points, words = charts.window(now - timedelta(days=7), None, "7d")
     assert (until - since, points, words) == (timedelta(days=7), 84, "Last 7 days")
     since, until, points, words = charts.window(now - timedelta(minutes=3), now - timedelta(minutes=1), "x")

@@ -50,7 +50,7 @@ def retry_refusal(task: Json) -> str | None:
     return None
 
 
-def arguments(task: Json) -> tuple[list[Any], dict[str, Any]]:
+def arguments(task: Json) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and the named arguments of a task, read back from what the history shows of them.
 
     Raises:
@@ -67,7 +67,7 @@ def arguments(task: Json) -> tuple[list[Any], dict[str, Any]]:
         or not all(isinstance(k, str) for k in kwargs)
     ):
         raise Refused(409, "the history's arguments are not those of a call, so the task can't be sent again from here")
-    return list(args), kwargs
+    return tuple(args), kwargs
 
 
 def literal(text: str | None, which: str) -> Any:
@@ -168,7 +168,7 @@ class Actions:
         silent = sorted(set(workers) - set(answered))
         return {"id": id, "terminate": terminate, "answered": answered, "silent": silent}
 
-    def _retry(self, task: Json, args: list[Any], kwargs: dict[str, Any]) -> Json:
+    def _retry(self, task: Json, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Json:
         app = self._client(self._settings.monitor_producer_url)
         try:
             queue = task.get("queue") or self._settings.queues[0]
@@ -184,7 +184,7 @@ class Actions:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def publish(app: Celery, name: str, args: list[Any], kwargs: dict[str, Any], queue: str) -> str:
+def publish(app: Celery, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], queue: str) -> str:
     """Sends a task; its id, when the broker has confirmed it."""
     from kombu.exceptions import EncodeError, OperationalError
 

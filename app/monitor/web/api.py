@@ -11,6 +11,7 @@ from urllib.parse import quote
 from app.monitor.web import openapi
 from app.monitor.web.actions import revoke_refusal
 from app.monitor.web.base import Base, encode
+from app.monitor.web.charts import whole
 from app.monitor.web.errors import Refused
 from app.monitor.web.parameters import SEARCH, search
 from app.monitor.web.sources import Filter, Json, Page, Reader
@@ -100,6 +101,7 @@ class Chart(Base):
         since = of.time("since") or until - CHART_SPAN
         if since >= until:
             raise Refused(400, "since must be before until")
+        since, until = whole(since), whole(until)
         points = of.number("points", 1, MOST_POINTS, CHART_POINTS)
         name = of.text("name")
         self.send_json(await self.ask(lambda reader: encode({"points": reader.chart(since, until, points, name)})))

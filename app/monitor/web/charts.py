@@ -8,7 +8,7 @@ from typing import NamedTuple
 from app.monitor.web.show import duration, moment
 from app.monitor.web.sources import Json
 
-__all__ = ["RANGES", "Bar", "Chart", "Range", "range_of"]
+__all__ = ["RANGES", "Bar", "Chart", "Range", "range_of", "whole", "window"]
 
 # Width of a bar with its gap, and of a bar; the drawing is stretched to its place.
 PITCH = 10
@@ -42,15 +42,21 @@ def range_of(age: str | None) -> Range | None:
     return next((one for one in RANGES if one.age == age), None)
 
 
+def whole(moment: datetime) -> datetime:
+    """The end of a moment's minute. Counts are kept by the minute, and a part of one more would make each point longer."""
+    start = moment.replace(second=0, microsecond=0)
+    return start if start == moment else start + timedelta(minutes=1)
+
+
 def window(since: datetime | None, until: datetime | None, age: str | None) -> tuple[datetime, datetime, int, str]:
     """What the charts show for a search: from, to, number of points, in words."""
-    now = datetime.now(UTC)
+    now = whole(datetime.now(UTC))
     if known := range_of(age) if until is None else None:
         return now - known.span, now, known.points, f"Last {known.words}"
     if since is None and until is None:
         return now - DEFAULT.span, now, DEFAULT.points, f"Last {DEFAULT.words}"
-    end = until or now
-    start = since or end - DEFAULT.span
+    end = whole(until) if until else now
+    start = whole(since) if since else end - DEFAULT.span
     if start >= end:
         start = end - DEFAULT.span
     # A point is a minute at least.

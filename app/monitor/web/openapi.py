@@ -257,14 +257,14 @@ def paths() -> dict[str, Any]:
         "/counts": {"get": operation("Tasks by state.", json(ref("Counts")), "503", id="counts")},
         "/chart": {
             "get": operation(
-                "Outcomes and runtimes over time.",
+                "Outcomes and runtimes over time, in whole minutes.",
                 json(obj(points=array(ref("Point")))),
                 "503",
                 id="chart",
                 parameters=[
                     query("since", f"An hour before `until` by default. {WHEN}."),
                     query("until", f"Now by default. {WHEN}."),
-                    query("points", "Into how many.", type="integer", minimum=1, maximum=500, default=60),
+                    query("points", "Into how many, at most.", type="integer", minimum=1, maximum=500, default=60),
                     query("name", "Of tasks of this name only."),
                 ],
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from app.monitor.history.clock import parse_time
 from app.monitor.web.errors import Refused
@@ -17,6 +17,10 @@ SEARCH = (
     *("state", "attention", "name", "worker", "queue", "since", "until", "text", "root"),
     *("sort", "limit", "cursor"),
 )
+
+# No task is older or newer. Reckoning with the first and last times that Python knows fails.
+FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+LAST = datetime(2200, 1, 1, tzinfo=UTC)
 
 # What Celery's users call states that have other names.
 SYNONYMS = {
@@ -88,9 +92,10 @@ class Parameters:
             return None
         try:
             # A plus sign that was not escaped arrives as a space: 13:20:00+01:00.
-            return parse_time(text[:100].replace(" ", "+") if "T" in text else text[:100])
+            moment = parse_time(text[:100].replace(" ", "+") if "T" in text else text[:100])
         except ValueError as error:
             raise Refused(400, f"{name}: {error}") from None
+        return min(max(moment, FIRST), LAST)
 
     def states(self) -> tuple[str, ...]:
         words = [word.upper() for word in self.words("state")]

@@ -26,6 +26,8 @@ __all__ = [
 
 # For what is not known.
 NOTHING = "\N{EN DASH}"
+# Seconds. A sender tells that it has sent once the broker has the task, and a worker may be quicker to say that it has it.
+QUICK = 1.0
 # Levels of a family that are indented; a chain of hundreds would leave the screen.
 MOST_INDENTED = 8
 
@@ -121,9 +123,16 @@ def headline(task: Json) -> str:
 
 def steps(task: Json) -> list[dict[str, Any]]:
     """The timeline: each step with the time since the one before."""
+    told = list(task.get("steps") or [])
+    for index in range(1, len(told)):
+        first, second = told[index - 1], told[index]
+        gap = span(first["time"], second["time"])
+        if (first["state"], second["state"]) == ("RECEIVED", "PENDING") and gap is not None and gap < QUICK:
+            told[index - 1], told[index] = second, first
     found, before = [], None
-    for step in task.get("steps") or []:
-        found.append({**step, "after": span(before, step["time"])})
+    for step in told:
+        after = span(before, step["time"])
+        found.append({**step, "after": None if after is None else max(0.0, after)})
         before = step["time"] or before
     return found
 

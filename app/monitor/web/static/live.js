@@ -23,6 +23,8 @@ const STATES = {
   "worker-online": "success",
   "worker-offline": "failure",
 };
+// What is told with the exception that caused it; a quick task has it by the time it is told that it began.
+const RAISED = new Set(["task-failed", "task-retried", "task-rejected"]);
 
 const form = document.getElementById("live");
 const tail = document.getElementById("tail");
@@ -59,7 +61,8 @@ function row(change) {
   }
   const none = new Set(["()", "{}", "[]"]);
   const call = [change.args, change.kwargs].filter((text) => text && !none.has(text)).join(" ");
-  made.append(cell("code", String(change.exception ?? call), change.exception ? "raised" : "dim"));
+  const raised = RAISED.has(kind) && change.exception;
+  made.append(cell("code", String(raised || call), raised ? "raised" : "dim"));
   made.append(cell("span", change.id ? String(change.worker ?? change.queue ?? "") : "", "dim"));
   return made;
 }
