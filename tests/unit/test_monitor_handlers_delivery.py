@@ -328,6 +328,31 @@ def test_the_writer_can_note_progress_in_its_own_transaction(outgoing: Outgoing,
     eventually(lambda: outgoing.waiting("a") == 0, 20)
 
 
+def test_progress_in_a_file_that_was_set_aside_is_not_noted_in_the_new_one(outgoing: Outgoing, start: Start) -> None:
+    entered, leave = Flag(), Flag()
+
+    def second_hangs(event: dict[str, Any]) -> None:
+        if event["number"] == 2:
+            entered.set()
+            leave.wait()
+
+    delivery = start(handler("a", second_hangs))
+    put(outgoing, delivery, "a", 1, 2)
+    assert entered.wait(20)
+    outgoing.path.rename(outgoing.path.with_suffix(".damaged"))
+    rebuilt = Outgoing(outgoing.path.parent, "a")
+    # As if the clock had been set back meanwhile.
+    rebuilt.connection.execute("UPDATE sqlite_sequence SET seq = 0")
+    rebuilt.put("a", event(3), event(4))
+    rebuilt.connection.execute("BEGIN IMMEDIATE")
+    delivery.settle(rebuilt.connection)
+    rebuilt.connection.execute("COMMIT")
+    assert rebuilt.waiting("a") == 2
+    leave.set()
+    eventually(lambda: delivery.stats()["a"].delivered == 4, 20)
+    rebuilt.close()
+
+
 def test_what_is_dropped_is_counted_and_said(
     outgoing: Outgoing, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

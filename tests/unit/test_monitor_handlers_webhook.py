@@ -8,6 +8,7 @@ import hmac
 import json
 import logging
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -140,10 +141,15 @@ def raw_server(reply: bytes, *, close: bool) -> Iterator[str]:
         def serve() -> None:
             connection, _ = server.accept()
             with connection:
-                connection.recv(65_536)
+                # All of it: what is left unread when a connection is closed resets it.
+                asked = b""
+                while not asked.endswith(b"}"):
+                    asked += connection.recv(65_536)
                 connection.sendall(reply)
                 if not close:
                     over.wait()
+                elif reply == HALF_AND_RESET:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
         Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -151,6 +157,7 @@ def raw_server(reply: bytes, *, close: bool) -> Iterator[str]:
 
 
 HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab"
+HALF_AND_RESET = HALF + b"c"
 BROKEN = "closed the connection without a proper answer"
 
 
@@ -161,6 +168,7 @@ BROKEN = "closed the connection without a proper answer"
         (HALF, False, "did not answer within 0.5 s"),
         (b"", True, BROKEN),
         (HALF, True, BROKEN),
+        (HALF_AND_RESET, True, "."),
         (b"SSH-2.0-OpenSSH\r\n\r\n", True, "."),
         (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", True, "."),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", True, "."),
@@ -171,7 +179,8 @@ def test_a_bad_server_is_a_failure_in_one_line(
     reply: bytes, close: bool, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with raw_server(reply, close=close) as url:
-        webhook = Webhook(f"{url}/secret", KEY, timeout=0.5)
+        # Long, where the answer's end is what tells.
+        webhook = Webhook(f"{url}/secret", KEY, timeout=60 if said == BROKEN else 0.5)
         with pytest.raises(Failure, match=said) as raised:
             webhook(event())
     assert reason(raised.value).startswith(url)
