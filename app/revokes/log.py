@@ -8,13 +8,14 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from celery import Celery
-from kombu import Producer
 
 from app.eventlog import Start, replay_raw
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 __all__ = ["EXCHANGE", "STREAM", "Record", "append", "decode", "make", "paused", "read", "who"]
 
@@ -75,25 +76,37 @@ def append(app: Celery, record: Record) -> None:
 
     Raises:
         kombu.exceptions.OperationalError: the broker can't be reached, or does not take it.
+        amqp.NotFound: it lacks the exchange.
+        amqp.AccessRefused: this user may not write to it.
     """
+    from kombu import Producer  # who only reads does without its 100 ms
+
     pieces: list[Record] = [record]
     if len(record.ids) > IDS:
         pieces = [msgspec.structs.replace(record, ids=ids) for ids in parts(record.ids)]
     options = {**app.conf.broker_transport_options, "confirm_publish": True}
     connection = app.connection_for_write(transport_options=options)
-    # Turns what py-amqp raises into kombu's error.
-    with connection, connection._reraise_as_library_errors():
-        producer = Producer(connection)
-        for piece in pieces:
-            producer.publish(
-                encoder.encode(piece),
-                exchange=EXCHANGE,
-                routing_key="",
-                content_type="application/json",
-                content_encoding="utf-8",
-                delivery_mode=2,
-                confirm_timeout=CONFIRM_TIMEOUT,
-            )
+    try:
+        # Turns what py-amqp raises into kombu's error.
+        with connection._reraise_as_library_errors():
+            # One attempt: by itself a producer would look for its broker without end.
+            connection.connect()
+            producer = Producer(connection)
+            for piece in pieces:
+                producer.publish(
+                    encoder.encode(piece),
+                    exchange=EXCHANGE,
+                    routing_key="",
+                    content_type="application/json",
+                    content_encoding="utf-8",
+                    delivery_mode=2,
+                    confirm_timeout=CONFIRM_TIMEOUT,
+                )
+    except BaseException:
+        # A broker that reads no more does not answer a goodbye either: closing would wait for that without end.
+        connection.collect()
+        raise
+    connection.release()
 
 
 def parts(ids: Sequence[str]) -> Iterator[tuple[str, ...]]:
