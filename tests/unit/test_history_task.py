@@ -145,6 +145,23 @@ def test_a_sender_whose_clock_is_ahead() -> None:
     assert task.wait == 0.0
 
 
+def test_a_worker_that_is_faster_than_the_senders_report() -> None:
+    task = made(sent(2.003), event("received", 2, ID, ONE), event("started", 2.001, ID, ONE))
+    assert task.wait == 0.0
+    # Whoever gets it when that worker dies, it had been taken at once.
+    assert made(sent(2.003), event("received", 2, ID, ONE), event("received", 60, ID, TWO)).wait == 0.0
+
+
+def test_a_retry_is_told_apart_from_another_delivery() -> None:
+    # Sent by the task itself, before the worker tells of the retry.
+    events = [sent(1), event("received", 2, ID, ONE), event("started", 2.5, ID, ONE)]
+    events += [event("sent", 2.9, ID, ONE, retries=1), event("retried", 3, ID, ONE)]
+    assert made(*events).wait == 1.0
+    assert made(*events, event("received", 7.9, ID, ONE, retries=1)).wait == 5.0
+    shown = full(made(*events), lambda key: WORDS.get(key or 0))["steps"]
+    assert [(one["state"], one["note"]) for one in shown if one["note"]] == [("PENDING", "retry 1")]
+
+
 def test_a_cut_off_task_waits_again() -> None:
     task = made(*BEGUN, event("cancelled", 4, ID, ONE))
     assert (STATES[task.state], task.due, task.finished) == ("PENDING", BASE + 4, None)
@@ -167,7 +184,7 @@ def test_attention_goes_when_the_task_moves_on() -> None:
     task = made(sent(1))
     task.attention, task.attention_since = 1, BASE + 5
     apply(task, heard(BEGUN[1])[0], CODES["task-received"], 1)
-    assert (task.attention, task.attention_since) == (0, None)
+    assert [task.attention, task.attention_since] == [0, None]
     task.attention = 3
     # What is late moves nothing.
     apply(task, heard(event("received", 1.5, ID, ONE))[0], CODES["task-received"], 1)

@@ -118,10 +118,10 @@ def apply(task: Task, event: Event, code: int, host: int) -> bool:
         if step[1] == stamp and step[0] == code:
             return False
     if code == PENDING:
+        remember(steps, (PENDING, stamp, 0, which(event)))
         send(task, event, host)
-        remember(steps, (PENDING, stamp, 0, ""))
     else:
-        remember(steps, (code, stamp, host, note(event, code) if code >= RETRY else ""))
+        remember(steps, (code, stamp, host, note(event, code) if code >= RETRY else which(event)))
         if code == RECEIVED:
             receive(task, event)
         if not advance(task, event, code, host):
@@ -202,7 +202,7 @@ def failed_after(steps: list[Step], stamp: float) -> bool:
 
 
 def send(task: Task, event: Event, host: int) -> None:
-    stamp, retries = event.timestamp, event.retries or 0
+    stamp = event.timestamp
     describe(task, event)
     if task.sent is None or stamp < task.sent:
         task.sent = stamp
@@ -216,7 +216,7 @@ def send(task: Task, event: Event, host: int) -> None:
             task.attention, task.attention_since = 0, None
         # The worker's report may have been faster than the sender's.
         measure_wait(task)
-    task.retries = max(task.retries, retries)
+    task.retries = max(task.retries, event.retries or 0)
 
 
 def receive(task: Task, event: Event) -> None:
@@ -239,12 +239,11 @@ def measure_wait(task: Task) -> None:
     """From when it could be taken, after it was sent last, to when it was taken first."""
     if task.queued is None or task.received is None:
         return
-    taken = min((step[1] for step in task.steps if step[0] == RECEIVED and step[1] >= task.queued), default=None)
+    # Not what was received after that: the sender tells of it once the broker has it, and a worker may be faster.
+    of = next((step[3] for step in reversed(task.steps) if step[0] == PENDING), "")
+    taken = min((step[1] for step in task.steps if step[0] == RECEIVED and step[3] == of), default=None)
     if taken is not None:
         task.wait = max(0.0, taken - max(task.queued, moment(task.eta)))
-    elif task.wait is None:
-        # By another clock than the sender's.
-        task.wait = 0.0
 
 
 def describe(task: Task, event: Event) -> None:
@@ -257,6 +256,11 @@ def describe(task: Task, event: Event) -> None:
         task.root = as_id(event.root_id)
     if task.parent is None and event.parent_id is not None:
         task.parent = as_id(event.parent_id)
+
+
+def which(event: Event) -> str:
+    """What tells the attempts of a task apart, as a step's note."""
+    return f"retry {event.retries}" if event.retries else ""
 
 
 def note(event: Event, code: int) -> str:
