@@ -29,6 +29,9 @@ def client(settings: AppSettings, **overrides: Any) -> Celery:
     """An app without tasks for one short command: it fails soon where a worker would wait for its broker."""
     app = adopt(Celery("warren", set_as_current=False), settings)
     app.conf.update(
+        # Named twice more: Celery takes a CELERY_BROKER_URL of the environment for broker_url, whatever it is set to.
+        broker_read_url=settings.broker_url,
+        broker_write_url=settings.broker_url,
         broker_connection_retry=False,
         broker_connection_max_retries=0,
         broker_connection_timeout=4,

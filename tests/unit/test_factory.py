@@ -286,3 +286,9 @@ def test_a_workers_main_process_leaves_no_queue_behind(monkeypatch: pytest.Monke
     assert asked.names == []
     backend.mark_as_revoked("id", request=object())
     assert asked.names == ["mark_as_revoked"]
+
+
+def test_a_client_asks_the_broker_that_it_was_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "amqp://elsewhere:1/v")
+    app = factory.client(AppSettings(broker_url="amqp://ops@h:5/v"))
+    assert app.connection_for_read().hostname == app.connection_for_write().hostname == "h"

@@ -144,8 +144,7 @@ class Actions:
     def _client(self, url: str, **overrides: Any) -> Celery:
         from app.factory import client
 
-        # Named twice more, since Celery takes CELERY_BROKER_URL, the monitor's own, for broker_url whatever it is set to.
-        return client(replace(self._settings, broker_url=url), broker_read_url=url, broker_write_url=url, **overrides)
+        return client(replace(self._settings, broker_url=url), **overrides)
 
     def _revoke(self, id: str, terminate: bool, workers: list[str], by: str) -> Json:
         # Remote control is asked and answered; a confirm would be waited for without end where an alarm is on.
