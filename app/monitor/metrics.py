@@ -15,6 +15,7 @@ from app.monitor.handlers.delivery import HandlerStats
 from app.monitor.history.store import Told
 from app.monitor.history.workers import Worker
 from app.monitor.hub import Status
+from app.monitor.lines import STATES
 
 __all__ = ["Metrics"]
 
@@ -121,12 +122,10 @@ class Metrics(Collector):
         yield from self._collect_handlers()
 
     def _collect_tasks(self) -> Iterator[Metric]:
-        # "sent", "succeeded" ...: what happened, for what is now there is a search.
-        events = CounterMetricFamily(
-            "warren_task_events", "Events of tasks by name and what happened.", labels=("name", "event")
-        )
+        # How often tasks came into a state; how many are in it now is the history's to say.
+        events = CounterMetricFamily("warren_tasks", "Times that a task came into a state.", labels=("name", "state"))
         for (name, kind), count in sorted(self._events.copy().items()):
-            events.add_metric((name, kind.removeprefix("task-")), count)
+            events.add_metric((name, STATES[kind]), count)
         yield events
         for metric, text, histograms in (
             ("warren_task_runtime_seconds", "How long tasks ran that succeeded.", self._runtimes),

@@ -50,16 +50,16 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.history.close()
 
 
-def test_events_by_name_and_kind(site: Site) -> None:
+def test_tasks_by_name_and_state(site: Site) -> None:
     site.take(*life("a"), *life("b"), *life("c", end="failed", name="mail.send"), heartbeat(9))
-    found = site.sample("warren_task_events_total")
-    assert found["app.tasks.add", "succeeded"] == 2
-    assert found["mail.send", "failed"] == 1
-    assert found["mail.send", "sent"] == 1
+    found = site.sample("warren_tasks_total")
+    assert found["app.tasks.add", "SUCCESS"] == 2
+    assert found["mail.send", "FAILURE"] == 1
+    assert found["mail.send", "PENDING"] == 1
     assert len(found) == 8
     # What was heard before is not counted again.
     site.take(*life("a"))
-    assert site.sample("warren_task_events_total") == found
+    assert site.sample("warren_tasks_total") == found
 
 
 def test_histograms_of_runtime_and_wait(site: Site) -> None:
@@ -78,10 +78,10 @@ def test_histograms_of_runtime_and_wait(site: Site) -> None:
 
 def test_names_are_bounded(site: Site) -> None:
     site.take(*(one for number in range(NAMES + 100) for one in life(str(number), name=f"task-{number}")))
-    found = site.sample("warren_task_events_total")
+    found = site.sample("warren_tasks_total")
     names = {name for name, _ in found}
     assert len(names) == NAMES + 1
-    assert found[OTHER, "succeeded"] == 100
+    assert found[OTHER, "SUCCESS"] == 100
     assert sum(found.values()) == 4 * (NAMES + 100)
     assert len({name for name, *_ in site.sample("warren_task_runtime_seconds_count")}) == NAMES + 1
     assert site.sample("warren_task_runtime_seconds_count")[OTHER,] == 100
@@ -90,7 +90,7 @@ def test_names_are_bounded(site: Site) -> None:
 def test_names_of_any_kind_are_labels(site: Site) -> None:
     names = ['a"b', "new\nline", "back\\slash", "ünïcode", "", " ", "{}", "\x00"]
     site.take(*(event("received", number, str(number), name=name) for number, name in enumerate(names)))
-    assert {name for name, _ in site.sample("warren_task_events_total")} >= {
+    assert {name for name, _ in site.sample("warren_tasks_total")} >= {
         'a"b',
         "new\nline",
         "back\\slash",
@@ -166,5 +166,5 @@ def test_every_series_says_what_it_is_in_prometheus_own_conventions(site: Site) 
 
 
 def test_metrics_while_nothing_was_heard(site: Site) -> None:
-    assert site.sample("warren_task_events_total") == {}
+    assert site.sample("warren_tasks_total") == {}
     assert site.sample("warren_workers_up") == {(): 0}

@@ -132,7 +132,7 @@ def test_everybody_is_told(make: Make) -> None:
     # Each is as the task was when it happened.
     assert [one["state"] for one in heard[0][:4]] == ["PENDING", "RECEIVED", "STARTED", "SUCCESS"]
     assert site.status.tasks == 2
-    assert b'warren_task_events_total{event="failed",name="app.tasks.add"} 1.0' in site.recorder.metrics.text()
+    assert b'warren_tasks_total{name="app.tasks.add",state="FAILURE"} 1.0' in site.recorder.metrics.text()
 
 
 def test_of_a_mass_of_changes_only_the_last_are_told_live(make: Make) -> None:
@@ -397,7 +397,7 @@ def test_attention_is_announced_like_any_event(make: Make, monkeypatch: pytest.M
     assert [(one["type"], one["id"], one["attention"]) for one in heard[-1]] == [("task-unclaimed", "a", "unclaimed")]
     text = site.recorder.metrics.text()
     assert b'warren_tasks_attention{kind="unclaimed"} 1.0' in text
-    assert b'warren_task_events_total{event="unclaimed",name="app.tasks.add"} 1.0' in text
+    assert b'warren_tasks_total{name="app.tasks.add",state="UNCLAIMED"} 1.0' in text
 
 
 def test_a_silent_worker(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
