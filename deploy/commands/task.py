@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from app.monitor.lines import printable
-from deploy import monitor_api
-from deploy.commands import log, looks
+from deploy import monitor_api, where
+from deploy.commands import looks
 from deploy.commands.control import task_id
 from deploy.errors import ExitCode, WarrenError
-from deploy.output import note, print_json
+from deploy.output import note, print_json, say
 from deploy.session import Session
+from deploy.where import Answer
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -34,13 +35,27 @@ FIELDS = (
 
 def show(s: Session, asked: str, as_json: bool) -> None:
     id_ = spelled(asked)
-    found = known(s, id_)
-    task = found or log.folded(id_, log.events_of(s, id_))
+    answers, facts = where.look(s, [id_])
+    answer, task = answers[id_], facts.tasks.get(id_)
     if as_json:
-        print_json(task)
+        print_json({"answer": answer.as_json(), **(task or {"id": id_})})
+    elif not task and answer.kind != "unknown":
+        say(answer.line)
+    if not task:
+        if answer.kind == "unknown":
+            raise SystemExit(ExitCode.UNKNOWN) if as_json else WarrenError(answer.line, ExitCode.UNKNOWN)
         return
-    relatives = family(s, task) if found else []
+    if not as_json:
+        tell(s, answer, task)
+
+
+def tell(s: Session, answer: Answer, task: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    relatives = family(s, task)
     console = looks.console()
+    console.print(Text(answer.line, "bold"))
+    console.print()
     for line in lines(task):
         console.print(line)
     if relatives:
@@ -86,7 +101,13 @@ def family(s: Session, task: dict[str, Any]) -> list[dict[str, Any]]:
     root = str(task.get("root") or task["id"])
     if root == task["id"] and not task.get("parent") and not task.get("children"):
         return []
-    answer = monitor_api.get(s.endpoints, s.secrets, f"/tasks/{quote(root, safe='')}/family", missing={"tasks": []})
+    try:
+        answer = monitor_api.get(s.endpoints, s.secrets, f"/tasks/{quote(root, safe='')}/family", missing={"tasks": []})
+    except WarrenError as error:
+        if error.code is not ExitCode.MONITOR:
+            raise
+        # Said where the task was asked for.
+        return []
     found: list[dict[str, Any]] = answer["tasks"]
     return found if len(found) > 1 else []
 

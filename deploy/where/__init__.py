@@ -10,11 +10,15 @@ The sources contradict each other for moments, since each tells of its own time:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from deploy.session import Session
 from deploy.where.answer import ENDED, RUNNING, Answer, Kind
 
-__all__ = ["ENDED", "RUNNING", "Answer", "Kind", "find"]
+if TYPE_CHECKING:
+    from deploy.where.facts import Facts
+
+__all__ = ["ENDED", "RUNNING", "Answer", "Kind", "find", "look"]
 
 
 def find(s: Session, ids: Sequence[str]) -> dict[str, Answer]:
@@ -23,8 +27,13 @@ def find(s: Session, ids: Sequence[str]) -> dict[str, Answer]:
     Raises:
         WarrenError: neither the monitor nor the broker can be asked.
     """
+    return look(s, ids)[0]
+
+
+def look(s: Session, ids: Sequence[str]) -> tuple[dict[str, Answer], Facts]:
+    """As :func:`find`, with what it follows from."""
     from deploy.where.decide import decide
     from deploy.where.facts import gather
 
     facts = gather(s, ids)
-    return {id_: decide(id_, facts) for id_ in ids}
+    return {id_: decide(id_, facts) for id_ in ids}, facts

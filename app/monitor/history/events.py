@@ -59,6 +59,7 @@ class Event(msgspec.Struct, gc=False, omit_defaults=True):
     eta: str | None = None
     expires: str | None = None
     queue: str | None = None
+    routing_key: str | None = None
     root_id: str | None = None
     parent_id: str | None = None
     result: str | None = None
@@ -80,7 +81,9 @@ class Event(msgspec.Struct, gc=False, omit_defaults=True):
 LONG = {
     **dict.fromkeys(("args", "kwargs", "result", "exception"), TEXT_LIMIT),
     "traceback": TRACEBACK_LIMIT,
-    **dict.fromkeys(("eta", "expires", "queue", "root_id", "parent_id", "signum", "sw_ident", "sw_ver"), NAME_LIMIT),
+    **dict.fromkeys(
+        ("eta", "expires", "queue", "routing_key", "root_id", "parent_id", "signum", "sw_ident", "sw_ver"), NAME_LIMIT
+    ),
 }
 # Fields that senders other than Celery fill with what is no text: shown as their JSON.
 TEXTS = ("args", "kwargs", "result", "exception", "traceback", "eta", "expires", "signum")
@@ -129,6 +132,9 @@ class Decoder:
             flaw = "unknown type"
         elif not event.hostname:
             flaw = "no hostname"
+        if event.queue is None and event.routing_key:
+            # Of a delayed task Celery tells only the key, whose last word is the queue's name: those have no dots.
+            event.queue = event.routing_key.rpartition(".")[2] or None
         if event.hostname is not None and len(event.hostname) > NAME_LIMIT:
             flaw = "id or name too long"
         if event.runtime is not None and not 0 <= event.runtime < math.inf:
