@@ -76,7 +76,7 @@ def append(app: Celery, record: Record) -> None:
 
     Raises:
         kombu.exceptions.OperationalError: the broker can't be reached, or does not take it.
-        amqp.NotFound: it lacks the exchange.
+        amqp.NotFound: it lacks the stream.
         amqp.AccessRefused: this user may not write to it.
     """
     from kombu import Producer  # who only reads does without its 100 ms
@@ -91,7 +91,7 @@ def append(app: Celery, record: Record) -> None:
         with connection._reraise_as_library_errors():
             # One attempt: by itself a producer would look for its broker without end.
             connection.connect()
-            producer = Producer(connection)
+            producer = Producer(connection, on_return=lost)
             for piece in pieces:
                 producer.publish(
                     encoder.encode(piece),
@@ -100,6 +100,8 @@ def append(app: Celery, record: Record) -> None:
                     content_type="application/json",
                     content_encoding="utf-8",
                     delivery_mode=2,
+                    # An exchange without its stream confirms too, and drops.
+                    mandatory=True,
                     confirm_timeout=CONFIRM_TIMEOUT,
                 )
     except BaseException:
@@ -107,6 +109,12 @@ def append(app: Celery, record: Record) -> None:
         connection.collect()
         raise
     connection.release()
+
+
+def lost(*_: Any) -> None:
+    import amqp
+
+    raise amqp.NotFound(f"there is no stream {STREAM}")
 
 
 def parts(ids: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -60,6 +60,10 @@ class Broker(ABC):
         """Ends it as a power cut would."""
 
     @abstractmethod
+    def end(self) -> None:
+        """Ends it as an operator would."""
+
+    @abstractmethod
     def stop(self) -> None:
         """Ends it and removes what it left."""
 

@@ -132,6 +132,9 @@ class ContainerBroker(Broker):
     def kill(self) -> None:
         self.container.get_wrapped_container().kill()
 
+    def end(self) -> None:
+        self.container.get_wrapped_container().stop(timeout=30)
+
     def stop(self) -> None:
         self.container.stop(force=True, delete_volume=True)
 

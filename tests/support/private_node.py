@@ -84,6 +84,10 @@ class PrivateNode(Broker):
         if self.server:
             self.server.kill()
 
+    def end(self) -> None:
+        if self.server:
+            self.server.end()
+
     def stop(self) -> None:
         self.kill()
         self.epmd.kill()
