@@ -242,6 +242,14 @@ def exec(s: Session, service: str, words: list[str]) -> None:
     stack.execute(s, service, words)
 
 
+@command()
+def shell(s: Session) -> None:
+    """Python where a worker runs, with the app, its tasks and the worker's rights: add.delay(2, 3), app.control.ping()"""
+    from deploy.commands import stack
+
+    stack.shell(s)
+
+
 @command(help={"json": JSON})
 def ping(s: Session, json: bool = False) -> None:
     """Ask every worker for a sign of life."""
@@ -250,12 +258,127 @@ def ping(s: Session, json: bool = False) -> None:
     control.ping(s, json)
 
 
+@command(
+    help={
+        "what": "active, reserved, scheduled, registered, stats or conf",
+        "worker": "only this worker, by its node's name (default: all)",
+        "json": JSON,
+    }
+)
+def inspect(s: Session, what: str, worker: str = "", json: bool = False) -> None:
+    """What workers run, hold, know or are set to: invoke inspect active"""
+    from deploy.commands import workers
+
+    workers.inspect(s, what, worker, json)
+
+
+@command(help={"all": "also workers of the last day that are gone, from the monitor", "json": JSON})
+def workers(s: Session, all: bool = False, json: bool = False) -> None:
+    """A line for each worker: what it runs, since when, with how much memory, and which queues it consumes."""
+    from deploy.commands import workers
+
+    workers.workers(s, all, json)
+
+
 @command(help={"all": "also the queues of delayed delivery, replies and remote control", "json": JSON})
 def queues(s: Session, all: bool = False, json: bool = False) -> None:
-    """The queues: waiting, being worked on, consumers and rates."""
-    from deploy.commands import stack
+    """The queues: waiting, being worked on, consumers, rates, and how long the oldest task waits."""
+    from deploy.commands import queues
 
-    stack.queues(s, all, json)
+    queues.queues(s, all, json)
+
+
+@command(help={"queue": "a queue of tasks", "yes": "don't ask", "json": JSON})
+def purge(s: Session, queue: str, yes: bool = False, json: bool = False) -> None:
+    """Delete all tasks that wait in a queue, and say how many: invoke purge mail"""
+    from deploy.commands import queues
+
+    queues.purge(s, queue, yes, json)
+
+
+@command(rest="queues", help={"queues": "queues of tasks (without one: show what is paused)", "json": JSON})
+def pause(s: Session, queues: list[str], json: bool = False) -> None:
+    """Take no more tasks from queues, also by workers that start later: invoke pause mail"""
+    from deploy.commands import queues as commands
+
+    commands.pause(s, queues, json)
+
+
+@command(rest="queues", help={"queues": "queues of tasks (without one: show what is paused)", "json": JSON})
+def resume(s: Session, queues: list[str], json: bool = False) -> None:
+    """Take tasks again from queues that were paused: invoke resume mail"""
+    from deploy.commands import queues as commands
+
+    commands.resume(s, queues, json)
+
+
+@command(help={"limit": "number of tasks (default 50)", "json": JSON})
+def schedule(s: Session, limit: str = "50", json: bool = False) -> None:
+    """The tasks that the broker holds for later (countdown, eta, retries), the next ones first."""
+    from deploy.commands import queues
+
+    queues.schedule(s, whole_number(limit, "--limit", 1, "invoke schedule --limit 100", most=20_000), json)
+
+
+@command(
+    name="rate-limit",
+    rest="words",
+    help={
+        "words": "a task and its limit, 5, 10/s, 100/m or 20/h, or 0 for none (without: those in force)",
+        "json": JSON,
+    },
+)
+def rate_limit(s: Session, words: list[str], json: bool = False) -> None:
+    """Limit how many tasks of a name each worker starts, until it restarts: invoke rate-limit add 10/m"""
+    from deploy.commands import limits
+
+    limits.rate_limit(s, words, json)
+
+
+@command(
+    name="time-limit",
+    help={
+        "names": "the task's name, or its last part where that is clear (without: limits in force)",
+        "soft": "seconds after which the task gets SoftTimeLimitExceeded",
+        "hard": "seconds after which its process is killed",
+        "default": "back to the limits of WARREN_TASK_TIME_LIMIT",
+        "json": JSON,
+    },
+    rest="names",
+)
+def time_limit(
+    s: Session, names: list[str], soft: str = "", hard: str = "", default: bool = False, json: bool = False
+) -> None:
+    """Limit how long a task may run, until workers restart: invoke time-limit add --soft 50 --hard 60"""
+    from deploy.commands import limits
+
+    limits.time_limit(s, names, soft, hard, default, json)
+
+
+@command(
+    rest="ids",
+    help={
+        "ids": "ids of tasks",
+        "name": "instead of ids: failed tasks of this name; * stands for any part: 'shop.*'",
+        "since": "instead of ids: tasks that failed since then: 90s, 15m, 1h, 2d, or 2026-11-22T13:20Z",
+        "queue": "instead of ids: failed tasks of this queue",
+        "yes": "don't ask",
+        "json": JSON,
+    },
+)
+def retry(
+    s: Session,
+    ids: list[str],
+    name: str = "",
+    since: str = "",
+    queue: str = "",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Send failed tasks again with the arguments that the history knows, under new ids: invoke retry ID"""
+    from deploy.commands import retry
+
+    retry.retry(s, ids, name, since, queue, yes, json)
 
 
 @command(help={"json": JSON})
@@ -308,7 +431,9 @@ def lock(s: Session) -> None:
 
 namespace = Collection(
     *(up, down, restart, status, scale_workers, logs, exec, config, build, open_page),
-    *(call, result, revoke, ping, queues),
+    *(call, result, revoke, ping, workers, inspect),
+    *(queues, schedule, purge, pause, resume),
+    *(rate_limit, time_limit, retry, shell),
     *(history, one_task, events, watch),
     *(lint, test, lock),
 )

@@ -12,7 +12,7 @@ from deploy.errors import ExitCode, WarrenError, reason
 from deploy.platforms.base import Endpoints
 from deploy.secrets import Secrets
 
-__all__ = ["behind", "get", "task"]
+__all__ = ["behind", "get", "post", "task"]
 
 # Seconds. It answers in hundredths of one, and cuts a search through a million tasks short itself.
 PATIENCE = 10
@@ -39,6 +39,47 @@ def get(
     status, body = answer(
         endpoints, f"{path}?{urlencode(asked)}" if asked else path, patience, secrets["monitor-token"]
     )
+    if status == 404 and missing is not None:
+        return missing
+    decoded, said = understood(endpoints, status, body, path)
+    if said is None:
+        return decoded
+    if status == 400:
+        raise WarrenError(said, ExitCode.USAGE)
+    raise WarrenError(f"{place(endpoints)} can't answer ({said}); see `invoke logs monitor`", ExitCode.MONITOR)
+
+
+# What the monitor answers where it is well, and what was asked for can't be done: with this task, or with the broker.
+REFUSALS = {
+    404: ExitCode.UNKNOWN,
+    409: ExitCode.FAILED,
+    502: ExitCode.BROKER,
+    503: ExitCode.BROKER,
+    504: ExitCode.BROKER,
+}
+
+
+def post(endpoints: Endpoints, secrets: Secrets, path: str, values: Mapping[str, bool] | None = None) -> Any:
+    """Has the monitor do something, and what it answers, decoded.
+
+    Raises:
+        WarrenError: it refuses (exit code 1 for this task, 5 for want of the broker, 7 for an unknown task), can't be
+            reached or refuses the key (10).
+    """
+    body = json.dumps(values or {}).encode()
+    status, text = answer(endpoints, path, PATIENCE, secrets["monitor-token"], body)
+    decoded, said = understood(endpoints, status, text, path)
+    if said is None:
+        return decoded
+    raise WarrenError(said, REFUSALS.get(status, ExitCode.MONITOR))
+
+
+def understood(endpoints: Endpoints, status: int, body: bytes, path: str) -> tuple[Any, str | None]:
+    """What was answered, decoded, or in words why it was not.
+
+    Raises:
+        WarrenError: the key is refused, or no monitor would answer that (exit code 10).
+    """
     where = place(endpoints)
     if status == 401:
         raise WarrenError(
@@ -46,23 +87,19 @@ def get(
             "`invoke up` gives this one the secrets of .warren/secrets",
             ExitCode.MONITOR,
         )
-    if status == 404 and missing is not None:
-        return missing
     try:
         decoded = json.loads(body)
     except ValueError:
         decoded = None
     if status == 200 and decoded is not None:
-        return decoded
+        return decoded, None
     said = decoded.get("error") if isinstance(decoded, dict) else None
     if not said:
         raise WarrenError(
             f"{where} answers {status} to {path}, not as the monitor does; is another program on WARREN_MONITOR_PORT?",
             ExitCode.MONITOR,
         )
-    if status == 400:
-        raise WarrenError(str(said), ExitCode.USAGE)
-    raise WarrenError(f"{where} can't answer ({said}); see `invoke logs monitor`", ExitCode.MONITOR)
+    return None, str(said)
 
 
 def task(endpoints: Endpoints, secrets: Secrets, id_: str) -> dict[str, Any] | None:
@@ -88,13 +125,18 @@ def behind(endpoints: Endpoints, patience: float = PATIENCE) -> str | None:
     return str(decoded.get("error", said)) if isinstance(decoded, dict) else said
 
 
-def answer(endpoints: Endpoints, target: str, patience: float, token: str = "") -> tuple[int, bytes]:
+def answer(
+    endpoints: Endpoints, target: str, patience: float, token: str = "", sent: bytes | None = None
+) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(endpoints.host, endpoints.monitor, timeout=patience)
     headers = {"Accept": "application/json"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
     try:
-        connection.request("GET", target, headers=headers)
+        if sent is None:
+            connection.request("GET", target, headers=headers)
+        else:
+            connection.request("POST", target, sent, {**headers, "Content-Type": "application/json"})
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, http.client.HTTPException) as error:

@@ -15,7 +15,19 @@ from deploy.run import INTERRUPTED
 from deploy.services import FLOWER_LOGIN, MONITOR_LOGINS, SERVICES
 from deploy.session import Session
 
-__all__ = ["build", "config", "down", "execute", "logs", "open_page", "restart", "scale_workers", "status", "up"]
+__all__ = [
+    "build",
+    "config",
+    "down",
+    "execute",
+    "logs",
+    "open_page",
+    "restart",
+    "scale_workers",
+    "shell",
+    "status",
+    "up",
+]
 
 
 def up(s: Session, workers: int | None, try_it: bool = False) -> None:
@@ -196,17 +208,6 @@ def queue_row(queue: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def queues(s: Session, every: bool, as_json: bool) -> None:
-    from deploy import management
-
-    rows = [queue_row(queue) for queue in management.queues(s.endpoints, s.secrets) if every or shown(queue)]
-    if as_json:
-        print_json(rows)
-    else:
-        headings = ("queue", "ready", "unacked", "consumers", "in/s", "out/s", "type", "state")
-        table(headings, [cells(row) for row in rows], right=NUMBERS)
-
-
 def logs(s: Session, services: list[str], follow: bool, tail: int) -> None:
     code = s.platform.logs(checked(services) or list(SERVICES), follow, tail)
     # Ctrl-C is how one leaves a log that one follows.
@@ -218,6 +219,13 @@ def execute(s: Session, service: str, words: list[str]) -> None:
     if not words:
         raise WarrenError("which command? For example: invoke exec worker -- celery -A app report", ExitCode.USAGE)
     code = s.platform.exec(checked([service])[0], words)
+    if code:
+        raise SystemExit(code)
+
+
+def shell(s: Session) -> None:
+    """Python's own prompt, not one of those that may be installed beside: it is the same everywhere."""
+    code = s.platform.exec("worker", ["celery", "-A", "app", "shell", "--python"])
     if code:
         raise SystemExit(code)
 

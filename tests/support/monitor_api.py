@@ -25,6 +25,7 @@ class FakeMonitor:
         """By path, without the question mark: a value, which is sent as JSON, a list of them for one request after the
         other as (status, value), or (status, bytes) for anything else."""
         self.asked: list[str] = []
+        self.posted: list[tuple[str, str]] = []
         self.keys: list[str | None] = []
 
     @property
@@ -50,6 +51,10 @@ def serving() -> Iterator[FakeMonitor]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            made.posted.append((self.path, self.rfile.read(int(self.headers["Content-Length"])).decode()))
+            self.do_GET()
 
         def log_message(self, *_: Any) -> None:
             pass

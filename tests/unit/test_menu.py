@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from invoke import Collection, Program
 
-from deploy.commands import control, develop, events, history, results, send, stack, task
+from deploy.commands import control, develop, events, history, limits, queues, results, send, stack, task, workers
+from deploy.commands import retry as retrying
 from deploy.commands.watch import command as watch
 from deploy.errors import ExitCode, WarrenError
 from deploy.menu import COMMANDS, whole_number
@@ -37,7 +38,17 @@ BEHIND: dict[str, tuple[Any, str, list[str]]] = {
     "config": (stack, "config", ["as_json"]),
     "build": (stack, "build", []),
     "open": (stack, "open_page", ["page"]),
-    "queues": (stack, "queues", ["every", "as_json"]),
+    "queues": (queues, "queues", ["every", "as_json"]),
+    "purge": (queues, "purge", ["queue", "yes", "as_json"]),
+    "pause": (queues, "pause", ["names", "as_json"]),
+    "resume": (queues, "resume", ["names", "as_json"]),
+    "schedule": (queues, "schedule", ["limit", "as_json"]),
+    "inspect": (workers, "inspect", ["kind", "worker", "as_json"]),
+    "workers": (workers, "workers", ["every", "as_json"]),
+    "rate-limit": (limits, "rate_limit", ["words", "as_json"]),
+    "time-limit": (limits, "time_limit", ["names", "soft", "hard", "default", "as_json"]),
+    "retry": (retrying, "retry", ["ids", "name", "since", "queue", "yes", "as_json"]),
+    "shell": (stack, "shell", []),
     "call": (send, "call", ["name", "args"]),
     "result": (results, "result", ["id", "as_json"]),
     "history": (history, "history", ["limit", "as_json"]),
@@ -85,6 +96,9 @@ EVENTS = {
     **{"since": "", "until": "", "follow": False, "types": "", "name": "", "id_": ""},
     **{"tail": None, "heartbeats": False, "as_json": False},
 }
+
+TIME_LIMIT = {"names": ["add"], "soft": "", "hard": "", "default": False, "as_json": False}
+RETRY = {"ids": [], "name": "", "since": "", "queue": "", "yes": False, "as_json": False}
 
 PARSED: list[tuple[str, str, dict[str, Any]]] = [
     ("history", "history", HISTORY),
@@ -165,6 +179,29 @@ PARSED: list[tuple[str, str, dict[str, Any]]] = [
     ("result " + ID, "result", {"id": ID, "as_json": False}),
     ("open flower", "open", {"page": "flower"}),
     ("queues --all --json", "queues", {"every": True, "as_json": True}),
+    ("purge mail", "purge", {"queue": "mail", "yes": False, "as_json": False}),
+    ("purge --yes mail --json", "purge", {"queue": "mail", "yes": True, "as_json": True}),
+    ("pause", "pause", {"names": [], "as_json": False}),
+    ("pause mail default --json", "pause", {"names": ["mail", "default"], "as_json": True}),
+    ("resume mail", "resume", {"names": ["mail"], "as_json": False}),
+    ("schedule", "schedule", {"limit": 50, "as_json": False}),
+    ("schedule --limit 5 --json", "schedule", {"limit": 5, "as_json": True}),
+    ("inspect active", "inspect", {"kind": "active", "worker": "", "as_json": False}),
+    ("inspect conf --worker celery@a --json", "inspect", {"kind": "conf", "worker": "celery@a", "as_json": True}),
+    ("workers", "workers", {"every": False, "as_json": False}),
+    ("workers --all --json", "workers", {"every": True, "as_json": True}),
+    ("rate-limit", "rate-limit", {"words": [], "as_json": False}),
+    ("rate-limit add 10/m", "rate-limit", {"words": ["add", "10/m"], "as_json": False}),
+    ("time-limit", "time-limit", {**TIME_LIMIT, "names": []}),
+    ("time-limit add --soft 5 --hard 6", "time-limit", {**TIME_LIMIT, "soft": "5", "hard": "6"}),
+    ("time-limit --default add --json", "time-limit", {**TIME_LIMIT, "default": True, "as_json": True}),
+    (f"retry {ID} {OTHER}", "retry", {**RETRY, "ids": [ID, OTHER]}),
+    (
+        "retry --name shop.* --since 1h --queue mail --yes --json",
+        "retry",
+        {"ids": [], "name": "shop.*", "since": "1h", "queue": "mail", "yes": True, "as_json": True},
+    ),
+    ("shell", "shell", {}),
     ("test tests/unit", "test", {"args": ["tests/unit"]}),
     ("test tests/unit -- -k name -x", "test", {"args": ["tests/unit", "-k", "name", "-x"]}),
 ]
@@ -232,6 +269,12 @@ def test_commands_in_a_row(menu: Menu, got: Got, typed: str, commands: list[str]
         ("watch --interval 0", "error: --interval is a number of seconds from 0.2 to 3600, not '0'"),
         ("watch --interval soon", "error: --interval is a number of seconds from 0.2 to 3600, not 'soon'"),
         ("task", "error: 'task' did not receive required positional arguments: 'id'; see `invoke task --help`"),
+        ("schedule --limit 0", "error: --limit is a whole number of at least 1, not '0'"),
+        ("purge", "error: 'purge' did not receive required positional arguments: 'queue'; see `invoke purge --help`"),
+        (
+            "inspect",
+            "error: 'inspect' did not receive required positional arguments: 'what'; see `invoke inspect --help`",
+        ),
         ("logs --tail all", "error: --tail is a whole number of at least 0, not 'all'"),
         (
             "scale-workers",

@@ -338,16 +338,18 @@ def test_status_where_the_broker_does_not_answer_still_shows_what_runs(
         assert said.err == "error: it does not answer\n"
 
 
-@pytest.mark.parametrize(
-    ("every", "names"), [(False, ["default", "celery.events"]), (True, [q["name"] for q in QUEUES])]
-)
-def test_queues(
-    queues: None, secrets: Secrets, capsys: pytest.CaptureFixture[str], every: bool, names: list[str]
-) -> None:
-    stack.queues(session_on(Platform(STACK), secrets), every, as_json=True)
-    assert [row["queue"] for row in json.loads(capsys.readouterr().out)] == names
-    stack.queues(session_on(Platform(STACK), secrets), every, as_json=False)
-    assert all(name in capsys.readouterr().out for name in names[:1])
+# --- shell
+
+
+def test_a_shell_is_celerys_with_pythons_own_prompt_where_a_worker_runs(secrets: Secrets) -> None:
+    platform = Platform(STACK)
+    platform.exec = lambda *values: platform.calls.append(("exec", *values)) or 0  # type: ignore[attr-defined, func-returns-value]
+    stack.shell(session_on(platform, secrets))
+    assert platform.calls == [("exec", "worker", ["celery", "-A", "app", "shell", "--python"])]
+    platform.exec = lambda *_: 3  # type: ignore[attr-defined]
+    with pytest.raises(SystemExit) as caught:
+        stack.shell(session_on(platform, secrets))
+    assert caught.value.code == 3
 
 
 # --- scaling

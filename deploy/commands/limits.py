@@ -1,0 +1,133 @@
+"""Limits of tasks that workers are told while they run: how many in a time, and how long each."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from deploy.commands.control import connected
+from deploy.commands.send import full_name
+from deploy.commands.workers import Workers
+from deploy.errors import ExitCode, WarrenError
+from deploy.output import note, print_json, say, table
+from deploy.session import Session
+
+__all__ = ["rate_limit", "time_limit"]
+
+# As Celery reads it: a number, in a second unless it says otherwise.
+RATE = r"\d{1,9}(\.\d{1,6})?(/[smh])?"
+
+UNTIL = "it holds until a worker restarts; write it into the task's code, or its settings, to keep it"
+
+
+def rate_limit(s: Session, words: list[str], as_json: bool) -> None:
+    if not words:
+        show(s, ["rate_limit"], as_json)
+        return
+    if len(words) != 2 or not re.fullmatch(RATE, words[1]):
+        raise WarrenError(
+            "give a task and its limit, a number in a second, minute or hour (0: none): invoke rate-limit add 10/m",
+            ExitCode.USAGE,
+        )
+    limit = words[1] if float(words[1].partition("/")[0]) else None
+    name, answers, asked = tell(s, "rate_limit", words[0], rate_limit=limit)
+    done = f"each worker starts at most {limit}" if limit else "no rate limit any more"
+    told(name, answers, asked, done, {"rate_limit": limit}, as_json)
+
+
+def time_limit(s: Session, names: list[str], soft: str, hard: str, default: bool, as_json: bool) -> None:
+    if len(names) > 1 or (not names and (soft or hard or default)):
+        raise WarrenError("for which task? One, for example: invoke time-limit add --hard 60", ExitCode.USAGE)
+    if not names:
+        show(s, ["soft_time_limit", "time_limit"], as_json)
+        return
+    limits = {"soft": seconds(soft, "--soft"), "hard": seconds(hard, "--hard")}
+    if default == bool(soft or hard):
+        raise WarrenError(
+            "give --soft or --hard seconds or both, or --default alone: invoke time-limit add --soft 50 --hard 60",
+            ExitCode.USAGE,
+        )
+    most = s.settings.task_time_limit
+    if default:
+        limits = {"soft": s.settings.task_soft_time_limit, "hard": most}
+    if max(limits["soft"] or 0, limits["hard"] or 0) > most:
+        raise WarrenError(
+            f"no task may run for longer than WARREN_TASK_TIME_LIMIT={most} s, after which the broker would give it to "
+            "another worker; raise that in .env, and `invoke up`",
+            ExitCode.USAGE,
+        )
+    if limits["soft"] and limits["hard"] and not default and limits["soft"] >= limits["hard"]:
+        raise WarrenError("--soft warns a task before --hard ends it: it must be less", ExitCode.USAGE)
+    # What is not named is what it is for all tasks.
+    limits = {"soft": limits["soft"] or s.settings.task_soft_time_limit, "hard": limits["hard"] or most}
+    name, answers, asked = tell(s, "time_limit", names[0], **limits)
+    warned = f"warned after {limits['soft']} s, " if limits["soft"] < limits["hard"] else ""
+    told(name, answers, asked, f"{warned}ended after {limits['hard']} s, from its next start on", limits, as_json)
+
+
+def seconds(text: str, option: str) -> int:
+    """``text`` as a number of seconds; 0 where it is empty."""
+    if not text:
+        return 0
+    if not re.fullmatch(r"[1-9]\d{0,5}", text):
+        raise WarrenError(f"{option} takes a whole number of seconds, at least 1, not {text!r}", ExitCode.USAGE)
+    return int(text)
+
+
+def tell(s: Session, method: str, name: str, **arguments: Any) -> tuple[str, dict[str, Any], Workers]:
+    """The task's whole name, what each worker answers, and which were asked."""
+    with connected(s, "ops"):
+        asked = Workers(s)
+        name = full_name(s, name)
+        answers = asked.tell(method, task_name=name, **arguments)
+    return name, answers, asked
+
+
+def told(name: str, answers: dict[str, Any], asked: Workers, done: str, values: dict[str, Any], as_json: bool) -> None:
+    if asked.session.runner.dry:
+        return
+    refused = {node: answer["error"] for node, answer in answers.items() if "error" in (answer or {})}
+    followed = sorted(set(answers) - set(refused))
+    if as_json:
+        print_json({"name": name, **values, "workers": followed, "refused": refused, "silent": asked.silent})
+    elif followed:
+        count = f"{len(followed)} of {len(asked.known)} worker{'' if len(asked.known) == 1 else 's'}"
+        say(f"{name}: {done} ({count})")
+        note(UNTIL)
+    asked.require_all()
+    if refused:
+        said = "; ".join(f"{node}: {error}" for node, error in refused.items())
+        raise WarrenError(said, ExitCode.FAILED)
+
+
+def show(s: Session, fields: list[str], as_json: bool) -> None:
+    """The limits in force: those that are not the settings'."""
+    usual = {"soft_time_limit": str(s.settings.task_soft_time_limit), "time_limit": str(s.settings.task_time_limit)}
+    with connected(s, "ops"):
+        asked = Workers(s)
+        answers = asked.ask("registered", taskinfoitems=fields)
+    found: dict[tuple[str, ...], list[str]] = {}
+    for node, entries in answers.items():
+        for entry in entries:
+            name, _, options = entry.partition(" ")
+            of = dict(option.partition("=")[::2] for option in options.strip("[]").split())
+            values = tuple("" if of.get(field) == usual.get(field) else of.get(field, "") for field in fields)
+            if any(values):
+                found.setdefault((name, *values), []).append(node)
+    rows = sorted(found.items())
+    if as_json:
+        limits = [
+            {"name": key[0], **{f: v or None for f, v in zip(fields, key[1:], strict=True)}, "workers": on}
+            for key, on in rows
+        ]
+        print_json({"limits": limits, "silent": asked.silent})
+    elif rows:
+        everybody = len(answers)
+        table(
+            ("task", *(field.replace("_", " ") for field in fields), "workers"),
+            [(*key, "all" if len(on) == everybody else ", ".join(on)) for key, on in rows],
+        )
+    elif answers:
+        kind = "rate limit" if "rate_limit" in fields else "time limit of its own"
+        note(f"no task has a {kind}")
+    asked.require_all()
