@@ -246,7 +246,7 @@ class Letters:
         """Returns when whoever reads next sees all that is left."""
         with contextlib.suppress(OSError, amqp.AMQPError):
             if self._held:
-                self._channel.basic_nack(0, multiple=True, requeue=True)
+                self._channel.basic_recover(requeue=True)
             limit = monotonic() + RETURN_PATIENCE
             while self._count() < self._held and monotonic() < limit:
                 sleep(LOOK)

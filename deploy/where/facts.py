@@ -158,13 +158,16 @@ def ask_history(s: Session, ids: Sequence[str], facts: Facts) -> None:
 
 def from_log(s: Session, ids: Sequence[str]) -> dict[str, Row]:
     """Those of the tasks that the event log tells of, read once for all."""
-    from app.eventlog import Unavailable, replay_raw, salvage
+    from app.eventlog import Unavailable, find, replay_raw, salvage
 
     s.runner.show(f"read the stream celery.events for {' '.join(ids)}  # as user ops")
     wanted = set(ids)
     events: dict[str, list[Row]] = {}
     with connected(s, "ops"):
         try:
+            if len(ids) == 1:
+                events = {ids[0]: told} if (told := find(s.broker_url("ops"), ids[0])) else {}
+                return {id_: log.folded(id_, told) for id_, told in events.items()}
             for offset, body in replay_raw(s.broker_url("ops"), "first"):
                 if mentions(body, wanted):
                     for event in salvage(offset, body):
@@ -278,16 +281,25 @@ def count_before(s: Session, id_: str, facts: Facts) -> None:
     depth = facts.queues.get(task["queue"])
     if depth is None or depth.ready < 1:
         return
-    asked: dict[str, str | int | None] = {"state": "PENDING", "queue": task["queue"], "limit": COUNTED}
+    asked = {"state": "PENDING", "queue": task["queue"], "limit": COUNTED}
     try:
-        page = monitor_api.get(s.endpoints, s.secrets, "/tasks", {**asked, "sort": "time", "until": task["time"]})
+        pages = [
+            monitor_api.get(s.endpoints, s.secrets, "/tasks", asked | bounds)
+            for bounds in ({"sort": "-time", "until": task["time"]}, {"sort": "time", "since": task["time"]})
+            if depth.ready > 1
+        ]
     except WarrenError:
         # Anywhere in it; nobody else knows.
         facts.before[id_] = (depth.ready - 1, True)
         return
-    now = facts.now
-    earlier = sum(1 for one in page["tasks"] if one["id"] != id_ and not later(one.get("eta"), now))
-    facts.before[id_] = (min(earlier, depth.ready - 1), bool(page["next"]) and depth.ready - 1 > earlier)
+    earlier, after = (
+        sum(1 for one in page["tasks"] if one["id"] != id_ and not later(one.get("eta"), facts.now))
+        for page in pages or [{"tasks": []}] * 2
+    )
+    # What a purge took is waiting to the history, but newer than what waits it can't be.
+    most = depth.ready - 1 - after
+    more = bool(pages and pages[0]["next"]) and earlier < most
+    facts.before[id_] = (max(0, min(earlier, most)), more)
 
 
 def later(eta: str | None, now: float) -> bool:

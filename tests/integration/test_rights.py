@@ -59,6 +59,15 @@ EVENTS = f"celeryev.{REPLY}"
 PIDBOX_REPLY = f"{REPLY}.reply.celery.pidbox"
 DELAYED = "celery_delayed_27"
 
+
+def ask(channel: Channel, name: str) -> None:
+    channel.queue_declare(name, passive=True)
+
+
+def lock(channel: Channel, name: str) -> None:
+    channel.queue_declare(name, durable=False, exclusive=True, auto_delete=True, arguments={"x-queue-type": "classic"})
+
+
 MAY: dict[str, list[tuple[Act, str]]] = {
     "admin": [(declare, "any"), (purge, "any"), (delete, "any"), (read, "dead_letters"), (write, "tasks")],
     "worker": [
@@ -73,7 +82,10 @@ MAY: dict[str, list[tuple[Act, str]]] = {
     ],
     "monitor": [(read, "celery.events")],
     "flower": [(read, "celery.events"), (declare_exchange, "celery.pidbox"), (write, "celery.pidbox")],
-    "ops": [(read, "celery.events"), (declare_exchange, "celery.pidbox"), (write, "celery.pidbox")],
+    "ops": [
+        *((read, "celery.events"), (declare_exchange, "celery.pidbox"), (write, "celery.pidbox")),
+        *((read, "dead_letters"), (lock, "dead_letters.reader"), (ask, "default"), (ask, "mail")),
+    ],
 }
 
 TASK_QUEUES: list[tuple[Act, str]] = [(redeclare, "default"), (delete, "default"), (delete, "mail")]
@@ -81,6 +93,7 @@ OTHERS: list[tuple[Act, str]] = [
     *((read, "dead_letters"), (purge, "dead_letters"), (delete, "dead_letters"), (write, "dead_letters")),
     *((delete, "celery.events"), (declare, "any"), (declare_exchange, "any")),
 ]
+DROP: list[tuple[Act, str]] = [(read, "dead_letters"), (purge, "dead_letters")]
 TAKE_TASKS: list[tuple[Act, str]] = [(read, "default"), (read, "mail"), (purge, "default")]
 SEND_TASKS: list[tuple[Act, str]] = [
     (write, "tasks"),
@@ -107,7 +120,11 @@ MAY_NOT: dict[str, list[tuple[Act, str]]] = {
         *((write, "celery.pidbox"), (write, "celeryev"), (declare, REPLY), (declare, EVENTS), (bind, "tasks")),
     ],
     "flower": [*TASK_QUEUES, *OTHERS, *TAKE_TASKS, *SEND_TASKS, (write, "celeryev"), (declare, REPLY)],
-    "ops": [*TASK_QUEUES, *OTHERS, *TAKE_TASKS, *SEND_TASKS, (write, "celeryev"), (declare, REPLY), (declare, EVENTS)],
+    "ops": [
+        # It may take dead letters out, for which RabbitMQ has no right of its own beside reading them.
+        *(*TASK_QUEUES, *[one for one in OTHERS if one not in DROP], *TAKE_TASKS, *SEND_TASKS),
+        *((write, "celeryev"), (declare, REPLY), (declare, EVENTS), (bind, "tasks")),
+    ],
 }
 
 
