@@ -216,14 +216,42 @@ def events(
         "ids": "ids of tasks",
         "terminate": "also end those that run",
         "signal": "the signal that ends them, with --terminate (default SIGTERM)",
+        "name": "instead of ids: waiting tasks of this name; * stands for any part: 'shop.*'",
+        "older_than": "instead of ids: tasks that have waited for longer than 90s, 15m, 1h, 2d",
+        "queue": "instead of ids: tasks that wait in this queue",
+        "yes": "don't ask",
         "json": JSON,
     },
 )
-def revoke(s: Session, ids: list[str], terminate: bool = False, signal: str = "", json: bool = False) -> None:
-    """Keep waiting tasks from running; with --terminate end running ones: invoke revoke ID --terminate"""
-    from deploy.commands import control
+def revoke(
+    s: Session,
+    ids: list[str],
+    terminate: bool = False,
+    signal: str = "",
+    name: str = "",
+    older_than: str = "",
+    queue: str = "",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Keep waiting tasks from running, for good; with --terminate end running ones: invoke revoke ID --terminate"""
+    from deploy.commands import revokes
 
-    control.revoke(s, ids, terminate, signal, json)
+    revokes.revoke(s, ids, terminate, signal, name, older_than, queue, yes, json)
+
+
+@command(
+    help={
+        "since": "what was revoked since then: 90s, 15m, 1h, 2d, or 2026-11-22T13:20Z",
+        "limit": "number of tasks (default 20)",
+        "json": JSON,
+    }
+)
+def revoked(s: Session, since: str = "", limit: str = "20", json: bool = False) -> None:
+    """What was revoked, when and by whom, the newest first: invoke revoked --since 1h"""
+    from deploy.commands import revokes
+
+    revokes.revoked(s, since, whole_number(limit, "--limit", 1, "invoke revoked --limit 100", most=100_000), json)
 
 
 @command(help={"workers": "number of workers"})
@@ -431,7 +459,7 @@ def lock(s: Session) -> None:
 
 namespace = Collection(
     *(up, down, restart, status, scale_workers, logs, exec, config, build, open_page),
-    *(call, result, revoke, ping, workers, inspect),
+    *(call, result, revoke, revoked, ping, workers, inspect),
     *(queues, schedule, purge, pause, resume),
     *(rate_limit, time_limit, retry, shell),
     *(history, one_task, events, watch),

@@ -1,9 +1,8 @@
-"""What is said to workers by remote control: ping, revoke; and what can go wrong with the broker on the way."""
+"""What is said to workers by remote control, and what can go wrong with the broker on the way."""
 
 from __future__ import annotations
 
 import contextlib
-import signal as signals
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from deploy.session import Session
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["ask", "busy_nodes", "connected", "nodes", "ping", "refuse_under_alarm", "revoke", "task_id"]
+__all__ = ["ask", "busy_nodes", "connected", "nodes", "ping", "refuse_under_alarm", "task_id"]
 
 # Seconds that a worker gets to answer. One that is there answers in a few hundredths.
 REPLY_PATIENCE = 1.0
@@ -128,45 +127,3 @@ def task_id(text: str) -> str:
     except ValueError:
         pass
     raise WarrenError(f"{text!r} is no task id; one looks like 5b6c9e0a-8f2d-4a51-9c0e-3d1f7a2b4c6d", ExitCode.USAGE)
-
-
-def revoke(s: Session, ids: list[str], terminate: bool, signal: str, as_json: bool) -> None:
-    if not ids:
-        raise WarrenError("which task? Give one or more ids: invoke revoke ID...", ExitCode.USAGE)
-    ids = [task_id(one) for one in ids]
-    if signal and not terminate:
-        raise WarrenError("--signal says how to end running tasks; it goes with --terminate", ExitCode.USAGE)
-    signal = (signal or "SIGTERM").upper()
-    signal = signal if signal.startswith("SIG") else f"SIG{signal}"
-    if signal not in {one.name for one in signals.Signals}:
-        raise WarrenError(f"there is no signal {signal!r}; SIGTERM asks a task to end, SIGKILL ends it", ExitCode.USAGE)
-    ending = f"terminate {signal}" if terminate else "revoke"
-    if not s.runner.acts(f"celery -A app control {ending} {' '.join(ids)}  # as user ops"):
-        return
-    with connected(s, "ops"):
-        known = nodes(s)
-        app = s.client("ops")
-        replies = app.control.revoke(
-            ids, terminate=terminate, signal=signal, reply=bool(known), limit=len(known), timeout=REPLY_PATIENCE
-        )
-    answers = by_node(replies)
-    if as_json:
-        print_json(
-            {"ids": ids, "terminate": terminate, "workers": len(known), "answered": sorted(answers), "answers": answers}
-        )
-    elif answers:
-        did = f"terminated with {signal} where it runs, and revoked" if terminate else "revoked"
-        for one in ids:
-            say(f"{one}: {did}; {len(answers)} of {len(known)} workers know")
-    if not known:
-        refuse_under_alarm(s)
-        raise WarrenError(
-            "no worker is up to hear of it, so the task runs when one is; revoke it again then, or purge its queue",
-            ExitCode.FAILED,
-        )
-    if len(answers) < len(known):
-        refuse_under_alarm(s)
-        raise WarrenError(
-            f"{len(known) - len(answers)} of {len(known)} workers did not answer; revoke again, or see `invoke ping`",
-            ExitCode.TIMEOUT,
-        )

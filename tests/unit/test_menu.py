@@ -14,7 +14,20 @@ from typing import Any
 import pytest
 from invoke import Collection, Program
 
-from deploy.commands import control, develop, events, history, limits, queues, results, send, stack, task, workers
+from deploy.commands import (
+    control,
+    develop,
+    events,
+    history,
+    limits,
+    queues,
+    results,
+    revokes,
+    send,
+    stack,
+    task,
+    workers,
+)
 from deploy.commands import retry as retrying
 from deploy.commands.watch import command as watch
 from deploy.errors import ExitCode, WarrenError
@@ -55,7 +68,8 @@ BEHIND: dict[str, tuple[Any, str, list[str]]] = {
     "task": (task, "show", ["id", "as_json"]),
     "events": (events, "events", []),
     "watch": (watch, "watch", ["interval", "once", "as_json"]),
-    "revoke": (control, "revoke", ["ids", "terminate", "signal", "as_json"]),
+    "revoke": (revokes, "revoke", ["ids", "terminate", "signal", "name", "older_than", "queue", "yes", "as_json"]),
+    "revoked": (revokes, "revoked", ["since", "limit", "as_json"]),
     "ping": (control, "ping", ["as_json"]),
     "lint": (develop, "lint", []),
     "test": (develop, "test", ["args"]),
@@ -88,6 +102,10 @@ def got(monkeypatch: pytest.MonkeyPatch) -> Got:
 
 CALL = {"kwargs": "", "wait": False, "timeout": "60", "queue": "", "countdown": "", "as_json": False}
 
+REVOKE = {
+    **{"ids": [], "terminate": False, "signal": "", "name": "", "older_than": "", "queue": "", "yes": False},
+    "as_json": False,
+}
 HISTORY = {
     **{"limit": 20, "as_json": False, "failed": False, "state": "", "attention": False, "sort": "time"},
     **{"reverse": False, "name": "", "worker": "", "queue": "", "since": "", "until": "", "text": ""},
@@ -156,14 +174,21 @@ PARSED: list[tuple[str, str, dict[str, Any]]] = [
     (
         f"revoke {ID} {OTHER} --terminate",
         "revoke",
-        {"ids": [ID, OTHER], "terminate": True, "signal": "", "as_json": False},
+        {**REVOKE, "ids": [ID, OTHER], "terminate": True},
     ),
     (
         f"revoke --terminate {ID} --signal SIGKILL {OTHER}",
         "revoke",
-        {"ids": [ID, OTHER], "terminate": True, "signal": "SIGKILL", "as_json": False},
+        {**REVOKE, "ids": [ID, OTHER], "terminate": True, "signal": "SIGKILL"},
     ),
-    ("revoke", "revoke", {"ids": [], "terminate": False, "signal": "", "as_json": False}),
+    ("revoke", "revoke", REVOKE),
+    (
+        "revoke --name app.tasks.add --older-than 1h --queue mail --yes",
+        "revoke",
+        {**REVOKE, "name": "app.tasks.add", "older_than": "1h", "queue": "mail", "yes": True},
+    ),
+    ("revoked", "revoked", {"since": "", "limit": 20, "as_json": False}),
+    ("revoked --since 1h --limit 5 --json", "revoked", {"since": "1h", "limit": 5, "as_json": True}),
     ("logs", "logs", {"services": [], "follow": False, "tail": 100}),
     ("logs worker -f", "logs", {"services": ["worker"], "follow": True, "tail": 100}),
     ("logs -f worker flower --tail 0", "logs", {"services": ["worker", "flower"], "follow": True, "tail": 0}),

@@ -346,82 +346,13 @@ def test_a_broker_that_does_not_confirm(world: World, session: Session, monkeypa
     assert world.ended == ["collect"], "a goodbye would be waited for"
 
 
-# --- revoke
-
-
-def revoke(session: Session, *ids: str, terminate: bool = False, signal: str = "", as_json: bool = False) -> None:
-    control.revoke(session, list(ids), terminate, signal, as_json)
-
-
 @pytest.mark.parametrize(
     "text", ["x", "", ID[:-1], ID + "0", ID.replace("-", ""), "{" + ID + "}", "urn:uuid:" + ID, "*", ID + "\n"]
 )
 def test_what_is_no_id(world: World, session: Session, text: str) -> None:
-    line = refused(ExitCode.USAGE, lambda: revoke(session, ID, text))
+    line = refused(ExitCode.USAGE, lambda: results.result(session, text, False))
     assert line == f"{text!r} is no task id; one looks like {ID}"
     assert world.told == []
-    assert refused(ExitCode.USAGE, lambda: results.result(session, text, False)) == line
-
-
-def test_ids_are_said_in_small_letters(world: World, session: Session) -> None:
-    world.replies["revoke"] = [{"celery@a": {"ok": "x"}}, {"celery@b": {"ok": "x"}}]
-    revoke(session, ID.upper())
-    assert world.told[0][1]["ids"] == [ID]
-
-
-def test_no_id(world: World, session: Session) -> None:
-    line = refused(ExitCode.USAGE, lambda: revoke(session))
-    assert line == "which task? Give one or more ids: invoke revoke ID..."
-
-
-@pytest.mark.parametrize("signal", ["9", "sigfoo", "SIGFOO"])
-def test_a_signal_that_there_is_not(world: World, session: Session, signal: str) -> None:
-    line = refused(ExitCode.USAGE, lambda: revoke(session, ID, terminate=True, signal=signal))
-    assert line.startswith("there is no signal 'SIG")
-    assert line.endswith("; SIGTERM asks a task to end, SIGKILL ends it")
-
-
-def test_a_signal_without_terminate_would_do_nothing(world: World, session: Session) -> None:
-    line = refused(ExitCode.USAGE, lambda: revoke(session, ID, signal="SIGKILL"))
-    assert "--terminate" in line
-    assert world.told == []
-
-
-@pytest.mark.parametrize("signal", ["KILL", "SIGKILL", "sigkill"])
-def test_a_signal_by_any_of_its_names(world: World, session: Session, signal: str) -> None:
-    world.replies["revoke"] = [{"celery@a": {}}, {"celery@b": {}}]
-    revoke(session, ID, terminate=True, signal=signal)
-    assert [options["signal"] for method, options in world.told if method == "revoke"] == ["SIGKILL"]
-
-
-@pytest.mark.parametrize("terminate", [True, False])
-def test_every_worker_is_told(
-    world: World, session: Session, capsys: pytest.CaptureFixture[str], terminate: bool
-) -> None:
-    world.replies["revoke"] = [{"celery@a": {"ok": "x"}}, {"celery@b": {"ok": "x"}}]
-    revoke(session, ID, OTHER, terminate=terminate)
-    ((_, options),) = world.told
-    assert options["ids"] == [ID, OTHER]
-    assert (options["terminate"], options["signal"], options["limit"]) == (terminate, "SIGTERM", 2)
-    did = "terminated with SIGTERM where it runs, and revoked" if terminate else "revoked"
-    assert capsys.readouterr().out == "".join(f"{one}: {did}; 2 of 2 workers know\n" for one in (ID, OTHER))
-
-
-def test_a_worker_that_does_not_answer_to_a_revoke(
-    world: World, session: Session, capsys: pytest.CaptureFixture[str]
-) -> None:
-    world.replies["revoke"] = [{"celery@a": {"ok": "x"}}]
-    line = refused(ExitCode.TIMEOUT, lambda: revoke(session, ID, as_json=True))
-    assert line.startswith("1 of 2 workers did not answer; revoke again")
-    answer = json.loads(capsys.readouterr().out)
-    assert (answer["ids"], answer["workers"], answer["answered"]) == ([ID], 2, ["celery@a"])
-
-
-def test_a_dry_revoke_tells_nobody(world: World, secrets: Secrets) -> None:
-    session = make_session(secrets, dry=True)
-    revoke(session, ID, terminate=True)
-    assert world.told == []
-    assert session.runner.shown == [f"celery -A app control terminate SIGTERM {ID}  # as user ops"]  # type: ignore[attr-defined]
 
 
 # --- ping, busy workers
