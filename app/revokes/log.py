@@ -29,6 +29,9 @@ EXCHANGE = "celery.revoked"
 IDS = 1_000
 # Seconds. A broker that takes no messages (a full disk) confirms none; whoever revokes is to know.
 CONFIRM_TIMEOUT = 5.0
+# Seconds. A broker that has just started knows the exchange a little before it has the stream again.
+ROUTE_TIMEOUT = 5.0
+ROUTE_PAUSE = 0.1
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -79,6 +82,7 @@ def append(app: Celery, record: Record) -> None:
         amqp.NotFound: it lacks the stream.
         amqp.AccessRefused: this user may not write to it.
     """
+    import amqp
     from kombu import Producer  # who only reads does without its 100 ms
 
     pieces: list[Record] = [record]
@@ -91,30 +95,33 @@ def append(app: Celery, record: Record) -> None:
         with connection._reraise_as_library_errors():
             # One attempt: by itself a producer would look for its broker without end.
             connection.connect()
-            producer = Producer(connection, on_return=lost)
+            returned: list[bool] = []
+            producer = Producer(connection, on_return=lambda *_: returned.append(True))
             for piece in pieces:
-                producer.publish(
-                    encoder.encode(piece),
-                    exchange=EXCHANGE,
-                    routing_key="",
-                    content_type="application/json",
-                    content_encoding="utf-8",
-                    delivery_mode=2,
-                    # An exchange without its stream confirms too, and drops.
-                    mandatory=True,
-                    confirm_timeout=CONFIRM_TIMEOUT,
-                )
+                limit = time.monotonic() + ROUTE_TIMEOUT
+                while True:
+                    returned.clear()
+                    producer.publish(
+                        encoder.encode(piece),
+                        exchange=EXCHANGE,
+                        routing_key="",
+                        content_type="application/json",
+                        content_encoding="utf-8",
+                        delivery_mode=2,
+                        # Without, an exchange without its stream confirms too, and drops.
+                        mandatory=True,
+                        confirm_timeout=CONFIRM_TIMEOUT,
+                    )
+                    if not returned:
+                        break
+                    if time.monotonic() > limit:
+                        raise amqp.NotFound(f"there is no stream {STREAM}")
+                    time.sleep(ROUTE_PAUSE)
     except BaseException:
         # A broker that reads no more does not answer a goodbye either: closing would wait for that without end.
         connection.collect()
         raise
     connection.release()
-
-
-def lost(*_: Any) -> None:
-    import amqp
-
-    raise amqp.NotFound(f"there is no stream {STREAM}")
 
 
 def parts(ids: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -100,10 +100,12 @@ class Revokes(bootsteps.StartStopStep):
             state.maybe_shutdown()
             try:
                 return self._read(app, self._stop)
-            except (Unavailable, OperationalError) as error:
-                if getattr(error, "lasting", False):
+            except (amqp.NotFound, Unavailable, OperationalError) as error:
+                if getattr(error, "lasting", False) or "no exchange" in str(error):
                     raise
                 if monotonic() > limit:
+                    if isinstance(error, amqp.NotFound):
+                        raise
                     raise amqp.RecoverableConnectionError(f"the stream {STREAM} can't be read: {error}") from error
                 logger.info("%s can't be read yet: %s", STREAM, error)
             self._stop.wait(RETRY)
@@ -111,7 +113,13 @@ class Revokes(bootsteps.StartStopStep):
     def _read(self, app: Any, stop: Stop) -> Log:
         """Takes what is in the stream now."""
         mark = make(mark=uuid.uuid4().hex)
-        append(app, mark)
+        try:
+            append(app, mark)
+        except amqp.NotFound:
+            # Who writes is not told whether the stream is missing or just being recovered, who reads is.
+            with Log(self._settings.broker_url, stop, STREAM) as log:
+                log.consume("first")
+            raise
         log = Log(self._settings.broker_url, stop, STREAM)
         try:
             log.consume("first")
