@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import signal
+import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from app import health
+from app.monitor.history.schema import FILE, connect
 from deploy.paths import ROOT
 from deploy.ports import any_free
 from deploy.services import FLOWER_LOGIN
@@ -82,11 +85,13 @@ class Monitor(Process):
     def __init__(self, broker: Broker, folder: Path, values: Mapping[str, str] | None = None) -> None:
         self.port = any_free(HOST, {broker.amqp, broker.management})
         self.token = broker.secrets["monitor-token"]
+        self.folder = Path((values or {}).get("MONITOR_DIR", folder / "monitor"))
+        folder.mkdir(exist_ok=True)
         super().__init__(
             [PYTHON, "-m", "app.monitor"],
             {
                 **broker.environment("monitor"),
-                "MONITOR_DIR": str(folder / "monitor"),
+                "MONITOR_DIR": str(self.folder),
                 "MONITOR_ADDRESS": HOST,
                 "MONITOR_PORT": str(self.port),
                 **(values or {}),
@@ -101,6 +106,46 @@ class Monitor(Process):
             timeout,
             lambda: f"a line with {words}; {self.tail()}",
         )
+
+    def ask(self, path: str, token: str | None = None) -> tuple[int, Any]:
+        """Status and decoded body of what the API answers."""
+        request = urllib.request.Request(f"http://{HOST}:{self.port}{path}")
+        request.add_header("Authorization", f"Bearer {token or self.token}")
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                status, text = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, text = error.code, error.read()
+        return status, json.loads(text) if text.startswith((b"{", b"[")) else text.decode()
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        """What the API tells of a task; nothing while it knows none."""
+        status, found = self.ask(f"/tasks/{urllib.parse.quote(task_id, safe='')}")
+        return dict(found) if status == 200 else {}
+
+    def tasks(self, query: str = "") -> Iterator[dict[str, Any]]:
+        """All tasks that match, page by page."""
+        cursor = ""
+        while True:
+            status, page = self.ask(f"/tasks?limit=1000&{query}{cursor}")
+            assert status == 200, page
+            yield from page["tasks"]
+            if page["next"] is None:
+                return
+            cursor = f"&cursor={urllib.parse.quote(page['next'])}"
+
+    @property
+    def position(self) -> int:
+        """Offset of the last message of the log that is in the history; -1 where none is. Read from its file."""
+        if not (self.folder / FILE).exists():
+            return -1
+        with closing(connect(self.folder / FILE, readonly=True)) as connection:
+            row = connection.execute("SELECT offset FROM position").fetchone()
+        return int(row[0]) if row else -1
+
+    def reaches(self, offset: int, timeout: float = 120) -> None:
+        """Waits until the message at ``offset`` is in the history."""
+        eventually(lambda: self.position >= offset, timeout, lambda: f"the monitor is at {offset}; {self.tail()}")
 
 
 class Flower(Process):
