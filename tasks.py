@@ -457,10 +457,43 @@ def lock(s: Session) -> None:
     develop.lock(s)
 
 
+@command(
+    rest="words",
+    help={
+        "words": "list, show ID, requeue ID..., drop ID..., or export FILE (default: list)",
+        "all": "requeue or drop all of them, or all that --reason and --name leave",
+        "reason": "only those: rejected, delivery_limit, expired, maxlen, unroutable",
+        "name": "only tasks of this name; * stands for any part: 'shop.*'",
+        "queue": "requeue to this queue instead of where they came from",
+        "limit": "number of letters to list (default 50)",
+        "yes": "drop without asking",
+        "json": JSON,
+    },
+)
+def dead_letters(
+    s: Session,
+    words: list[str],
+    all: bool = False,
+    reason: str = "",
+    name: str = "",
+    queue: str = "",
+    limit: str = "50",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Tasks that no worker could run; look at them, send them again: invoke dead-letters requeue ID"""
+    from deploy.commands import dead_letters
+
+    most = whole_number(limit, "--limit", 1, "invoke dead-letters --limit 100", most=100_000)
+    dead_letters.dead_letters(
+        s, words, every=all, reason=reason, name=name, queue=queue, limit=most, as_json=json, yes=yes
+    )
+
+
 namespace = Collection(
     *(up, down, restart, status, scale_workers, logs, exec, config, build, open_page),
     *(call, result, revoke, revoked, ping, workers, inspect),
-    *(queues, schedule, purge, pause, resume),
+    *(queues, schedule, purge, pause, resume, dead_letters),
     *(rate_limit, time_limit, retry, shell),
     *(history, one_task, events, watch),
     *(lint, test, lock),

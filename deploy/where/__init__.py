@@ -18,7 +18,7 @@ from deploy.where.answer import ENDED, RUNNING, Answer, Kind
 if TYPE_CHECKING:
     from deploy.where.facts import Facts
 
-__all__ = ["ENDED", "RUNNING", "Answer", "Kind", "find", "look"]
+__all__ = ["ENDED", "RUNNING", "Answer", "Facts", "Kind", "find", "look"]
 
 
 def find(s: Session, ids: Sequence[str]) -> dict[str, Answer]:

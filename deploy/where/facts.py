@@ -24,7 +24,7 @@ from deploy.session import Session
 if TYPE_CHECKING:
     from app.revokes.log import Record
 
-__all__ = ["FINAL", "Depth", "Facts", "Held", "Row", "gather"]
+__all__ = ["FINAL", "Depth", "Facts", "Held", "Row", "gather", "revokes_of"]
 
 Row: TypeAlias = dict[str, Any]
 
@@ -189,10 +189,15 @@ def mentions(body: bytes, wanted: set[str]) -> bool:
 
 def ask_broker(s: Session, ids: Sequence[str], facts: Facts) -> None:
     """The queues as they are now, the revokes, and the dead letters where there are some."""
+    from app.eventlog import Unavailable
+
     names = dict.fromkeys([*facts.queue_names, DEAD_LETTERS])
     with connected(s, "ops"), connect(s, "ops") as connection:
         facts.queues = depths(connection, names)
-    read_revokes(s, set(ids), facts)
+    try:
+        facts.revokes = revokes_of(s, set(ids))
+    except Unavailable as error:
+        facts.uncertain.append(f"revokes could not be read: {error}")
     if facts.queues.get(DEAD_LETTERS, Depth(1, 0)) == Depth(0, 0):
         return
     try:
@@ -216,26 +221,29 @@ def depths(connection: Any, names: Iterable[str]) -> dict[str, Depth]:
     return found
 
 
-def read_revokes(s: Session, ids: set[str], facts: Facts) -> None:
-    """The last revoke of each of the tasks, by its id."""
-    from app.eventlog import Log, Unavailable
+def revokes_of(s: Session, ids: set[str]) -> dict[str, Record]:
+    """The last revoke of each of the tasks that are revoked by their ids.
+
+    Raises:
+        app.eventlog.Unavailable: the stream of revokes can't be read.
+    """
+    from app.eventlog import Log
     from app.revokes.log import STREAM, decode
 
     s.runner.show(f"read the stream {STREAM}  # as user ops")
-    try:
-        with Log(s.broker_url("ops"), stream=STREAM) as stream:
-            end = stream.end(EMPTY_WAIT)
-            if end is None:
-                return
-            stream.consume("first")
-            while (message := stream.next_raw(WORKER_PATIENCE)) is not None:
-                offset, body = message
-                if mentions(body, ids) and (record := decode(body)) is not None:
-                    facts.revokes |= dict.fromkeys(ids.intersection(record.ids), record)
-                if offset >= end:
-                    return
-    except Unavailable as error:
-        facts.uncertain.append(f"revokes could not be read: {error}")
+    found: dict[str, Record] = {}
+    with Log(s.broker_url("ops"), stream=STREAM) as stream:
+        end = stream.end(EMPTY_WAIT)
+        if end is None:
+            return found
+        stream.consume("first")
+        while (message := stream.next_raw(WORKER_PATIENCE)) is not None:
+            offset, body = message
+            if mentions(body, ids) and (record := decode(body)) is not None:
+                found |= dict.fromkeys(ids.intersection(record.ids), record)
+            if offset >= end:
+                break
+    return found
 
 
 def ask_workers(s: Session, ids: Sequence[str], facts: Facts) -> None:
