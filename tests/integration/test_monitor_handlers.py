@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from app.monitor.handlers.delivery import NOTE_EVERY
 from app.monitor.handlers.webhook import signature
 from app.tasks import add, fail
 from tests.support.brokers import Broker
 from tests.support.eventually import eventually
+from tests.support.flood import Flood
 from tests.support.handlers import receiver
 from tests.support.processes import Process
 from tests.support.services import Monitor, Worker
@@ -44,7 +46,11 @@ def fragile(event):
 def steady(event):
     write("steady", event)
 
-@on("task-failed")
+@on("task-succeeded", "task-failed", name="flood.*")
+def flooded(event):
+    write("flooded", event)
+
+@on("task-failed", name="app.*")
 def hanging(event):
     write("hanging", event)
     threading.Event().wait()
@@ -115,6 +121,40 @@ def test_a_failing_handler_gets_what_it_missed_in_order_also_over_kills(
         assert [int(row[0]) for row in once] == sorted(int(row[0]) for row in once)
     assert before.id not in (tmp_path / "steady").read_text()
     assert monitor.end() == 0
+
+
+def test_a_flood_reaches_a_handler_over_kills(
+    broker: Broker, make_monitor: MakeMonitor, worker: Worker, producer: Celery, tmp_path: Path
+) -> None:
+    add.delay(0, 0).get(timeout=30)
+    monitor = make_monitor(MONITOR_HANDLERS="watchers")
+    ready(monitor)
+    flood = Flood(5_000)
+    ends = [
+        one["uuid"]
+        for body in flood.bodies
+        for one in json.loads(body)
+        if one["type"] in {"task-succeeded", "task-failed"}
+    ]
+    flood.send(broker)
+    kills = 0
+    while kills < 8:
+        # At a different place each time, also in between two transactions of the monitor.
+        before = len(rows(tmp_path, "flooded"))
+        eventually(lambda before=before: len(rows(tmp_path, "flooded")) > before, 60, monitor.tail)  # type: ignore[misc]
+        monitor.kill()
+        kills += 1
+        if len({row[1] for row in rows(tmp_path, "flooded")}) == len(ends):
+            break
+        monitor.start()
+    if monitor.popen.poll() is not None:
+        monitor.start()
+    eventually(lambda: len({row[1] for row in rows(tmp_path, "flooded")}) == len(ends), 120, monitor.tail)
+    told = rows(tmp_path, "flooded")
+    once = list({row[0]: row for row in told}.values())
+    assert [row[1] for row in once] == ends
+    assert len(told) - len(once) <= kills * NOTE_EVERY
+    assert kills >= 2
 
 
 def test_a_webhook_and_a_command_are_told_of_a_failure(
