@@ -64,5 +64,7 @@ class Status:
     error: str | None = None
     """Why nothing is taken from the log now, for example that the volume is full."""
     tasks: int = 0
+    suspect: str | None = None
+    """What a search stumbled over that looks like damage of the history's file, until that has been inspected."""
     malformed: dict[str, int] = field(default_factory=dict)
     """Messages and events that were skipped, by kind."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
@@ -21,7 +22,7 @@ from app.monitor.history import shape
 from app.monitor.history.attention import Attention, Limits
 from app.monitor.history.clock import rfc3339
 from app.monitor.history.retention import prune
-from app.monitor.history.schema import FILE, damaged, set_aside
+from app.monitor.history.schema import FILE, connect, damaged, set_aside
 from app.monitor.history.store import History, Position, Told
 from app.monitor.history.task import CODES, STATES
 from app.monitor.hub import Change, Hub, Status
@@ -35,6 +36,8 @@ __all__ = ["Recorder", "Refused"]
 PRUNE_EVERY = 60.0
 # Seconds of each look that forgetting may take.
 PRUNE_FOR = 0.3
+# What SQLite says of a damaged index of texts, which its check of the file may not look into.
+INDEX_DAMAGED = "SQLITE_CORRUPT_VTAB"
 # Changes of one transaction that are told live. Nobody reads more of them at once.
 LIVE = 500
 
@@ -180,6 +183,8 @@ class Recorder:
             # Nobody would ever notice: SQLite goes on with a file that has no name any more.
             self._leave()
             raise Refused(f"{self._folder / FILE} was removed: it is made again from the event log")
+        if self._status.suspect is not None:
+            self._guarded(self._inspect)
         told = self._guarded(lambda: self.history.transaction(lambda: self._attention.look(time()), self._also))
         self._counts = self._guarded(self._attention.counts)
         self._spread(told)
@@ -291,6 +296,15 @@ class Recorder:
             elif not isinstance(error, sqlite3.OperationalError):
                 raise
             raise Refused(self._in_words(error)) from error
+
+    def _inspect(self) -> None:
+        """Looks for damage that a search has seen, in pages that writing may not touch for weeks."""
+        seen, self._status.suspect = self._status.suspect, None
+        # Another connection, since the writer's may still have the pages as they were.
+        with closing(connect(self._folder / FILE, readonly=True)) as connection:
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if found != "ok" or str(seen).startswith(INDEX_DAMAGED):
+            raise sqlite3.DatabaseError(f"database disk image is malformed: {found}")
 
     def _leave(self) -> None:
         """Closes a file that is of no use any more. What handlers were handed from it they are not handed again."""

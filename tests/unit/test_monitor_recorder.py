@@ -346,6 +346,29 @@ def test_a_damaged_file_that_cannot_be_made_again_at_once(make: Make, monkeypatc
     assert [one["id"] for one in site.outbox("mail")] == ["last"]
 
 
+@pytest.mark.parametrize("seen", ["SQLITE_CORRUPT", "SQLITE_CORRUPT_VTAB", ""])
+def test_what_a_search_stumbled_over_is_inspected(make: Make, seen: str) -> None:
+    site = make()
+    site.take(*(one for number in range(1500) for one in life(f"task {number:04}", args="x" * 400)))
+    site.harm()
+    site.status.suspect = seen
+    with pytest.raises(Refused, match="malformed"):
+        site.recorder.look()
+    assert site.recorder.position is None
+    assert site.status.suspect is None
+    site.take(*life("a"))
+    site.recorder.look()
+    assert site.tasks() == ["a"]
+
+
+def test_a_suspicion_that_is_wrong_harms_nothing(make: Make) -> None:
+    site = make()
+    site.take(*life("a"))
+    site.status.suspect = "SQLITE_CORRUPT"
+    site.recorder.look()
+    assert (site.status.suspect, site.tasks()) == (None, ["a"])
+
+
 def test_a_file_that_was_removed_is_made_again(make: Make) -> None:
     site = make("mail")
     site.recorder.connected(None)

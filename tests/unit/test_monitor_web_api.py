@@ -176,10 +176,13 @@ def test_a_mistake_of_ours_shows_no_traceback(site: Site, caplog: pytest.LogCapt
 def test_a_damaged_history_is_503_and_opened_again() -> None:
     with serve(TASKS) as site:
         site.reader.error = sqlite3.DatabaseError("file is not a database")
+        site.reader.error.sqlite_errorname = "SQLITE_NOTADB"
         answer = site.get("/tasks")
         assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
         assert answer.json["error"].startswith("the history can't be read now (file is not a database)")
         assert site.reader.closed == 1
+        # Whoever writes it looks into that.
+        assert site.status.suspect == "SQLITE_NOTADB"
         site.reader.error = None
         assert site.get("/tasks").status == 200
         assert site.get("/tasks").status == 200

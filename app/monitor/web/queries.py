@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from app.monitor.history.schema import damaged
 from app.monitor.web.errors import Refused
 from app.monitor.web.sources import Reader
 
@@ -26,10 +27,15 @@ logger = logging.getLogger("warren.monitor")
 
 
 class Queries:
-    """A small pool of threads, each with a reader of its own, opened when it is first needed."""
+    """A small pool of threads, each with a reader of its own, opened when it is first needed.
 
-    def __init__(self, make: Callable[[], Reader]) -> None:
+    Args:
+        suspect: told SQLite's name for what looks like damage of the file.
+    """
+
+    def __init__(self, make: Callable[[], Reader], suspect: Callable[[str], None] = lambda _: None) -> None:
         self._make = make
+        self._suspect = suspect
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="query")
         self._mine = threading.local()
         self._waiting = 0
@@ -75,6 +81,8 @@ class Queries:
         except sqlite3.DatabaseError as error:
             # The file may have been replaced or be damaged: a new connection sees what is there now.
             self._drop()
+            if damaged(error):
+                self._suspect(getattr(error, "sqlite_errorname", ""))
             logger.warning("the history can't be read (%s); trying anew with the next request", error)
             raise Refused(
                 503, f"the history can't be read now ({error}); try again in a moment", {"Retry-After": "2"}

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -118,7 +119,7 @@ class Server:
         self._settings = settings
         self._shared = Shared(
             access=Access(settings),
-            queries=Queries(reader),
+            queries=Queries(reader, partial(setattr, status, "suspect")),
             broadcast=Broadcast(hub),
             actions=Actions(settings),
             recent=Recent(),
