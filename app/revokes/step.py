@@ -130,7 +130,7 @@ class Revokes(bootsteps.StartStopStep):
                     return log
                 self._take(record)
             raise Unavailable(f"the broker does not send {STREAM} to its end")
-        except Unavailable:
+        except BaseException:
             log.close()
             raise
 
