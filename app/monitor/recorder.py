@@ -96,7 +96,7 @@ class Recorder:
             self._settings.task_time_limit,
             self._settings.monitor_stalled_factor,
         )
-        self._attention = Attention(self.history, limits, self._silent)
+        self._attention = Attention(self.history, limits, self._beats)
         self._after = positions(self.history.connection)
         self._status.tasks = self.history.tasks
         self._status.malformed = self.history.decoder.malformed
@@ -272,10 +272,12 @@ class Recorder:
             change["traceback"] = told.event.traceback or told.task.traceback
         return encode(change).decode()
 
-    def _silent(self, worker: str) -> bool:
-        """Whether nothing was heard of a worker for too long, although it could be heard."""
-        last = max(self._heard.get(worker, 0.0), self._listening_since)
-        return monotonic() - last > self._settings.monitor_silent_after
+    def _beats(self, worker: str) -> bool | None:
+        """Whether a worker was heard of lately; None while that can't be said."""
+        last, now = self._heard.get(worker, 0.0), monotonic()
+        if last > self._listening_since:
+            return now - last <= self._settings.monitor_silent_after
+        return False if now - self._listening_since > self._settings.monitor_silent_after else None
 
     def _known_workers(self) -> list[Any]:
         return list(self.history.workers.known.values())

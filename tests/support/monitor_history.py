@@ -92,6 +92,6 @@ class Book:
         """A task that nobody received for an hour, and that was found to need attention."""
         id = str(uuid.uuid4())
         self.event("task-sent", id, 3600, name="shop.mail.send_receipt", args="(7,)", kwargs="{}", queue="mail")
-        attention = Attention(self._history, Limits(300, 300, 10), lambda worker: False)
+        attention = Attention(self._history, Limits(300, 300, 10), lambda worker: True)
         self._history.transaction(lambda: attention.look(time.time()))
         return id

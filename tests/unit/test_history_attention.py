@@ -26,7 +26,11 @@ class Watch:
         self.folder = folder
         self.history = History(folder)
         self.silent: set[str] = set()
-        self.attention = Attention(self.history, LIMITS, lambda name: name in self.silent)
+        self.unknown = False
+        self.attention = Attention(self.history, LIMITS, self.beats)
+
+    def beats(self, name: str) -> bool | None:
+        return None if self.unknown else name not in self.silent
 
     def take(self, *events: Event) -> None:
         take(self.history, *events)
@@ -230,6 +234,18 @@ def test_a_restart_announces_nothing_again(watch: Watch) -> None:
     again.silent.add(WORKER)
     assert again.look(500) == []
     watch.history = again.history
+
+
+def test_nothing_is_found_nor_taken_back_while_workers_cannot_be_heard(watch: Watch) -> None:
+    watch.take(*life("a", end="started"), *life("b", end="started", worker=TWO), *life("c", 1200, end="started"))
+    watch.silent.add(TWO)
+    assert sorted(watch.look(1040)) == [("orphaned", "b"), ("stalled", "a")]
+    # After an outage: what "c" had to tell may be on its way.
+    watch.unknown = True
+    assert watch.look(3000) == []
+    watch.unknown = False
+    assert [watch.task(id_)["attention"] for id_ in "abc"] == ["stalled", "orphaned", None]
+    assert watch.look(3001) == [("stalled", "c")]
 
 
 def test_the_search_by_attention(watch: Watch) -> None:

@@ -472,6 +472,39 @@ def test_nobody_is_silent_right_after_an_outage(make: Make, monkeypatch: pytest.
     assert "ORPHANED" not in states(site, "a")
 
 
+def test_a_restart_neither_takes_back_nor_announces_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = clock(monkeypatch, 0)
+    site = make(monitor_silent_after=15)
+    site.recorder.connected(None)
+    site.take(heartbeat(0), *life("a", end="started"))
+    move(20)
+    site.recorder.look()
+    site.recorder.close()
+    site.open()
+    site.recorder.connected(9)
+    for _ in range(20):
+        move(2)
+        site.recorder.look()
+    assert [kind for kind, _ in site.lines.told].count("orphaned") == 1
+    assert states(site, "a").count("ORPHANED") == 1
+
+
+def test_what_ended_in_an_outage_is_not_taken_for_stalled(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = clock(monkeypatch, 0)
+    site = make(task_time_limit=20, monitor_silent_after=15)
+    site.recorder.connected(None)
+    site.take(heartbeat(0), *life("a", end="started"))
+    move(90)
+    site.recorder.connected(9)
+    site.recorder.look()
+    move(5)
+    site.recorder.look()
+    # The worker is back, and tells first what it could not tell.
+    site.take(event("succeeded", 30, "a"), heartbeat(95))
+    site.recorder.look()
+    assert states(site, "a") == ["PENDING", "RECEIVED", "STARTED", "SUCCESS"]
+
+
 def test_what_is_too_old_or_too_much_is_forgotten_in_passing(make: Make) -> None:
     site = make(monitor_keep_tasks=10)
     site.take(*(one for number in range(30) for one in life(f"task {number:02}", number)))

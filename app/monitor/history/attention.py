@@ -57,13 +57,13 @@ class Attention:
     """Looks for tasks that need attention.
 
     Args:
-        silent: whether nothing was heard of a worker, by its name, for too long.
+        beats: whether a worker, by its name, was heard of lately; None where it could not be heard for long enough yet.
     """
 
-    def __init__(self, history: History, limits: Limits, silent: Callable[[str], bool]) -> None:
+    def __init__(self, history: History, limits: Limits, beats: Callable[[str], bool | None]) -> None:
         self._history = history
         self._limits = limits
-        self._silent = silent
+        self._beats = beats
         self._usual: dict[int, tuple[float, float | None]] = {}
 
     def look(self, now: float) -> list[Told]:
@@ -105,8 +105,12 @@ class Attention:
     def _running_badly(self, task: Task, now: float) -> int:
         name = self._history.words.text(task.worker) or ""
         worker = self._history.workers.known.get(name)
-        if self._silent(name) or (worker is not None and worker.online is not None and worker.online > task.at):
+        beats = self._beats(name)
+        if beats is False or (worker is not None and worker.online is not None and worker.online > task.at):
             return ORPHANED
+        if beats is None:
+            # What was found before a restart or an outage stays found; and its end may be on its way.
+            return task.attention
         if task.state == STARTED:
             ran = now - task.at
             usual = self._usual_of(task.name, now) if ran > STALLED_LEAST else None
