@@ -52,7 +52,9 @@ def adopt(app: Celery, settings: AppSettings) -> Celery:
     celery_event.event_exchange.no_declare = True
     app.steps["worker"].add(Alive)
     app.steps["consumer"].add(Ready)
+    app.steps["consumer"].add("app.rejects:Rejects")
     signals.celeryd_init.connect(add_revokes, dispatch_uid="warren revokes")
+    signals.celeryd_init.connect(mend_remote_control, dispatch_uid="warren remote control")
     app.control_cls = Control
     # Where the app's own code has asked for the Control before.
     vars(app).pop("control", None)
@@ -70,6 +72,12 @@ def add_revokes(**_: Any) -> None:
 
     if Revokes not in Tasks.requires:
         Tasks.requires = (*Tasks.requires, Revokes)
+
+
+def mend_remote_control(**_: Any) -> None:
+    from app import remote
+
+    remote.mend()
 
 
 def from_environment() -> Celery:
