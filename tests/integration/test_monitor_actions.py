@@ -9,6 +9,7 @@ import pytest
 from celery import Celery
 from celery.exceptions import TaskRevokedError
 
+from app.revokes.log import read
 from app.tasks import add, sleep
 from tests.integration.conftest import MakeWorker
 from tests.support.brokers import Broker
@@ -72,6 +73,20 @@ def test_a_revoke_is_there_before_the_workers(
     make_worker()
     with pytest.raises(TaskRevokedError):
         waiting.get(timeout=20)
+
+
+def test_a_revoke_holds_with_no_worker_up(
+    broker: Broker, producer: Celery, book: Book, site: Site, make_worker: MakeWorker
+) -> None:
+    waits = add.delay(1, 1)
+    book.task("app.tasks.add", id=waits.id, ago=1, ended=None)
+    answer = site.post(f"/tasks/{waits.id}/revoke")
+    assert answer.json == {"id": waits.id, "terminate": False, "answered": [], "silent": []}
+    kept = [record for record in read(broker.url("ops")) if waits.id in record.ids]
+    assert [record.by for record in kept] == ["token@127.0.0.1"]
+    make_worker()
+    with pytest.raises(TaskRevokedError):
+        waits.get(timeout=20)
 
 
 def test_a_failed_task_is_sent_again(

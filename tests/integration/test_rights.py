@@ -13,6 +13,8 @@ from deploy.definitions import VHOST
 from deploy.secrets import ROLES
 from tests.support.brokers import Broker
 
+STREAMS = {"celery.events", "celery.revoked"}
+
 # amqp.Channel, which has no types.
 Channel = Any
 Act = Callable[[Channel, str], object]
@@ -37,7 +39,7 @@ def purge(channel: Channel, name: str) -> None:
 
 def read(channel: Channel, name: str) -> None:
     channel.basic_qos(0, 1, False)
-    channel.basic_consume(name, arguments={"x-stream-offset": "next"} if name == "celery.events" else None)
+    channel.basic_consume(name, arguments={"x-stream-offset": "next"} if name in STREAMS else None)
 
 
 def write(channel: Channel, name: str) -> None:
@@ -73,17 +75,19 @@ MAY: dict[str, list[tuple[Act, str]]] = {
     "worker": [
         *((read, "default"), (read, "mail"), (write, "tasks"), (write, "celeryev"), (write, DELAYED)),
         *((declare_exchange, "celery.pidbox"), (declare, REPLY), (delete, REPLY)),
+        *((read, "celery.revoked"), (write, "celery.revoked")),
         # Celery does this itself at the start of a worker, for delayed delivery.
         (bind, "tasks"),
     ],
     "producer": [
-        *((write, "tasks"), (write, DELAYED), (write, "celeryev")),
+        *((write, "tasks"), (write, DELAYED), (write, "celeryev"), (write, "celery.revoked")),
         *((declare, REPLY), (read, REPLY), (delete, REPLY)),
     ],
     "monitor": [(read, "celery.events")],
     "flower": [(read, "celery.events"), (declare_exchange, "celery.pidbox"), (write, "celery.pidbox")],
     "ops": [
         *((read, "celery.events"), (declare_exchange, "celery.pidbox"), (write, "celery.pidbox")),
+        *((read, "celery.revoked"), (write, "celery.revoked")),
         *((read, "dead_letters"), (lock, "dead_letters.reader"), (ask, "default"), (ask, "mail")),
     ],
 }
@@ -91,7 +95,13 @@ MAY: dict[str, list[tuple[Act, str]]] = {
 TASK_QUEUES: list[tuple[Act, str]] = [(redeclare, "default"), (delete, "default"), (delete, "mail")]
 OTHERS: list[tuple[Act, str]] = [
     *((read, "dead_letters"), (purge, "dead_letters"), (delete, "dead_letters"), (write, "dead_letters")),
-    *((delete, "celery.events"), (declare, "any"), (declare_exchange, "any")),
+    *(
+        (delete, "celery.events"),
+        (delete, "celery.revoked"),
+        (purge, "celery.revoked"),
+        (declare, "any"),
+        (declare_exchange, "any"),
+    ),
 ]
 DROP: list[tuple[Act, str]] = [(read, "dead_letters"), (purge, "dead_letters")]
 TAKE_TASKS: list[tuple[Act, str]] = [(read, "default"), (read, "mail"), (purge, "default")]
