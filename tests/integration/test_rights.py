@@ -98,7 +98,6 @@ OTHERS: list[tuple[Act, str]] = [
     *(
         (delete, "celery.events"),
         (delete, "celery.revoked"),
-        (purge, "celery.revoked"),
         (declare, "any"),
         (declare_exchange, "any"),
     ),
