@@ -48,21 +48,19 @@ def time_limit(s: Session, names: list[str], soft: str, hard: str, default: bool
             ExitCode.USAGE,
         )
     most = s.settings.task_time_limit
-    if default:
-        limits = {"soft": s.settings.task_soft_time_limit, "hard": most}
     if max(limits["soft"] or 0, limits["hard"] or 0) > most:
         raise WarrenError(
             f"no task may run for longer than WARREN_TASK_TIME_LIMIT={most} s, after which the broker would give it to "
             "another worker; raise that in .env, and `invoke up`",
             ExitCode.USAGE,
         )
-    if limits["soft"] and limits["hard"] and not default and limits["soft"] >= limits["hard"]:
+    if limits["soft"] and limits["hard"] and limits["soft"] >= limits["hard"]:
         raise WarrenError("--soft warns a task before --hard ends it: it must be less", ExitCode.USAGE)
-    # What is not named is what it is for all tasks.
-    limits = {"soft": limits["soft"] or s.settings.task_soft_time_limit, "hard": limits["hard"] or most}
-    name, answers, asked = tell(s, "time_limit", names[0], **limits)
-    warned = f"warned after {limits['soft']} s, " if limits["soft"] < limits["hard"] else ""
-    told(name, answers, asked, f"{warned}ended after {limits['hard']} s, from its next start on", limits, as_json)
+    sent = {which: limit or None for which, limit in limits.items()}
+    name, answers, asked = tell(s, "time_limit", names[0], **sent)
+    words = [f"{verb} after {sent[which]} s" for which, verb in (("soft", "warned"), ("hard", "ended")) if sent[which]]
+    done = f"{', '.join(words) or 'limited as its code and WARREN_TASK_TIME_LIMIT say'}, where it starts from now on"
+    told(name, answers, asked, done, sent, as_json)
 
 
 def seconds(text: str, option: str) -> int:

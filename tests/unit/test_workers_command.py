@@ -305,9 +305,13 @@ def time_limit(session: Session, *names: str, soft: str = "", hard: str = "", de
     ("options", "sent", "said"),
     [
         ({"soft": "5", "hard": "6"}, {"soft": 5, "hard": 6}, "warned after 5 s, ended after 6 s"),
-        ({"hard": "6"}, {"soft": 270, "hard": 6}, "ended after 6 s"),
-        ({"soft": "5"}, {"soft": 5, "hard": 300}, "warned after 5 s, ended after 300 s"),
-        ({"default": True}, {"soft": 270, "hard": 300}, "warned after 270 s, ended after 300 s"),
+        ({"hard": "6"}, {"soft": None, "hard": 6}, "ended after 6 s"),
+        ({"soft": "5"}, {"soft": 5, "hard": None}, "warned after 5 s"),
+        (
+            {"default": True},
+            {"soft": None, "hard": None},
+            "limited as its code and WARREN_TASK_TIME_LIMIT say",
+        ),
     ],
 )
 def test_a_time_limit(
@@ -315,13 +319,13 @@ def test_a_time_limit(
     session: Session,
     capsys: pytest.CaptureFixture[str],
     options: dict[str, Any],
-    sent: dict[str, int],
+    sent: dict[str, int | None],
     said: str,
 ) -> None:
     world.answers = {"registered": KNOWN, "time_limit": OK}
     time_limit(session, "add", **options)
     assert world.told[-1] == ("time_limit", {"task_name": "app.tasks.add", **sent}, ["celery@a", "celery@b"])
-    assert capsys.readouterr().out == f"app.tasks.add: {said}, from its next start on (2 of 2 workers)\n"
+    assert capsys.readouterr().out == f"app.tasks.add: {said}, where it starts from now on (2 of 2 workers)\n"
 
 
 @pytest.mark.parametrize(
