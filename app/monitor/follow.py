@@ -144,6 +144,9 @@ class Follower:
         self._status.connected = True
         if self._end <= (resumed.offset if resumed else -1):
             self._caught_up()
+        else:
+            # Whatever was said before an outage.
+            self._status.caught_up = False
         while True:
             messages, drained = self._gather(log)
             if self._stop.is_set():
@@ -159,7 +162,8 @@ class Follower:
                 self._status.error = None
             if drained:
                 self._caught_up()
-            if self._status.caught_up and monotonic() >= self._look_at:
+            # Not while events are missing: the task that seems to hang may have ended in one of them.
+            if self._status.caught_up and not self._status.lag_events and monotonic() >= self._look_at:
                 self._look_at = monotonic() + LOOK_EVERY
                 self._records.look()
                 self._well()
@@ -196,14 +200,11 @@ class Follower:
 
     def _taken(self, log: Log, offset: int, body: bytes) -> None:
         """Keeps account of how far behind the log this is."""
+        # Its clock may be wrong, to either side; where the log ends is not a matter of clocks.
         behind = max(0.0, time() - newest(body))
-        if behind < AT_ONCE:
-            self._caught_up()
-            return
-        if monotonic() >= self._end_asked + END_EVERY:
-            # Its clock may be wrong; where the log ends is not a matter of clocks.
-            self._end = log.end(EMPTY_WAIT) or -1
-            self._end_asked = monotonic()
+        if behind >= AT_ONCE and monotonic() >= self._end_asked + END_EVERY:
+            end = log.end(EMPTY_WAIT)
+            self._end, self._end_asked = -1 if end is None else end, monotonic()
         if offset >= self._end:
             self._caught_up()
             return

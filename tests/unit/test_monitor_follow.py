@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from time import time
 from typing import Any
 from zlib import crc32
 
@@ -15,7 +16,7 @@ from app.monitor.follow import Follower, newest
 from app.monitor.history.store import Position
 from app.monitor.hub import Status
 from app.monitor.recorder import Refused
-from tests.support.events import body, event
+from tests.support.events import BASE, body, event
 
 Message = tuple[int, bytes]
 
@@ -297,6 +298,40 @@ def test_far_behind_it_is_not_caught_up(broker: Broker, monkeypatch: pytest.Monk
     assert seen[1:] == [(False, left, True) for left in range(9, 0, -1)]
     assert (status.caught_up, status.lag_events, status.lag_seconds) == (True, 0, 0.0)
     assert records.looks == 1
+
+
+@pytest.mark.parametrize("ahead", [1.0, 3600.0])
+def test_a_clock_that_is_ahead_does_not_stand_for_the_end_of_the_log(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    monkeypatch.setattr(follow, "MESSAGES", 1)
+    broker.messages = [(offset, body([event("started", time() - BASE + ahead, str(offset))])) for offset in range(10)]
+    looked_at: list[list[int]] = []
+
+    class Looked(Records):
+        def look(self) -> None:
+            looked_at.append(list(self.taken))
+
+    run(broker, Looked())
+    assert looked_at == [list(range(10))]
+
+
+def test_after_an_outage_nothing_is_looked_for_before_the_rest_is_taken(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(follow, "MESSAGES", 1)
+    status = Status(caught_up=True)
+    # Not so far behind that it would not count as ready.
+    broker.messages = [(offset, body([event("started", time() - BASE - 10, str(offset))])) for offset in range(10)]
+    looked_at: list[int] = []
+
+    class Looked(Records):
+        def look(self) -> None:
+            looked_at.append(len(self.taken))
+
+    run(broker, Looked(), status)
+    assert set(looked_at) == {10}
 
 
 @pytest.mark.parametrize(
