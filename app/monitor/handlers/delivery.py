@@ -124,7 +124,8 @@ class Courier:
     def _serve(self, outbox: Outbox) -> None:
         """Delivers from one open file, until another takes its place or the stop flag is set."""
         if outbox.identity != self.identity:
-            self.identity, self.done, self.unnoted = outbox.identity, 0, 0
+            # In this order: meanwhile `settle` must not take the progress in one file for that in another.
+            self.unnoted, self.done, self.identity = 0, 0, outbox.identity
         # First of all: while nothing can be noted, nothing more is delivered, so that little is ever repeated.
         self._note(outbox)
         try:
