@@ -108,6 +108,27 @@ def test_a_requeued_task_may_be_missed(watch: Watch) -> None:
     assert watch.look(311) == [("unclaimed", "a")]
 
 
+def test_another_try_may_be_missed(watch: Watch) -> None:
+    # As Celery tells it: sent again with its time, and then that it was.
+    again = sent(2, retries=1, eta="2023-11-14T22:14:20+00:00")
+    watch.take(*life("a", end="started"), again, event("retried", 3, "a", exception="ValueError()"))
+    assert watch.task("a")["state"] == "RETRY"
+    assert watch.look(359) == []
+    assert watch.look(361) == [("unclaimed", "a")]
+    assert (watch.task("a")["state"], watch.task("a")["attention"]) == ("RETRY", "unclaimed")
+    watch.take(event("received", 400, "a", retries=1))
+    assert watch.task("a")["attention"] is None
+    assert watch.look(1000) == []
+
+
+def test_another_try_that_was_not_heard_of_being_sent_is_not_missed(watch: Watch) -> None:
+    watch.take(*life("a", end="started"), event("retried", 3, "a"))
+    assert watch.look(1_000_000) == []
+    # Its sender's word comes late.
+    watch.take(sent(2.5, retries=1))
+    assert watch.look(303) == [("unclaimed", "a")]
+
+
 def test_a_mass_of_them_is_found_a_piece_at_a_time(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "AT_ONCE", 10)
     watch.take(*(sent(number / 100, str(number)) for number in range(25)))
@@ -117,6 +138,15 @@ def test_a_mass_of_them_is_found_a_piece_at_a_time(watch: Watch, monkeypatch: py
 
 
 # --- orphaned
+
+
+def test_a_mass_of_orphans_is_found_a_piece_at_a_time(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "AT_ONCE", 10)
+    watch.take(*(one for number in range(25) for one in life(str(number), number / 100, "received")))
+    watch.silent.add(WORKER)
+    found = [watch.look(10) for _ in range(4)]
+    assert [len(one) for one in found] == [10, 10, 5, 0]
+    assert len({id_ for one in found for _, id_ in one}) == 25
 
 
 @pytest.mark.parametrize("end", ["received", "started"])

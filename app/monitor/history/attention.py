@@ -1,6 +1,6 @@
 """Tasks that need attention, found by looking at the history from time to time.
 
-    unclaimed   was sent, and no worker received it for longer than it should wait
+    unclaimed   was sent, for the first time or another try, and no worker received it for longer than it should wait
     stalled     runs for longer than it may, or far longer than its name usually does, while its worker still beats
     orphaned    its worker fell silent, or began anew, before the task ended
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.monitor.history.events import Event
 from app.monitor.history.store import SELECT, History, Told, task_of, texts_of
@@ -29,7 +30,8 @@ from app.monitor.history.task import (
 
 __all__ = ["Attention", "Limits"]
 
-# Tasks that one look finds anew; the rest is found by the next ones. A queue without workers may hold a million.
+# Tasks of each sort that one look finds anew; the rest is found by the next ones. A queue without workers may hold a
+# million, and workers that were told to fetch ahead without a limit as many.
 AT_ONCE = 1_000
 # Runs from which it is known how long a name usually takes: the last so many that succeeded, and no fewer than some.
 RUNS = 200
@@ -53,6 +55,17 @@ class Limits:
     factor: float
 
 
+class Running(NamedTuple):
+    """What is asked of each task that is with a worker: as many as all workers hold, every second."""
+
+    key: int
+    state: int
+    worker: int | None
+    name: int | None
+    at: float
+    attention: int
+
+
 class Attention:
     """Looks for tasks that need attention.
 
@@ -69,10 +82,7 @@ class Attention:
     def look(self, now: float) -> list[Told]:
         """What is found and taken back by now, written within the caller's transaction; what is new is returned."""
         changed: list[tuple[Task, int]] = [(task, UNCLAIMED) for task in self._unclaimed(now)]
-        for task in self._running():
-            found = self._running_badly(task, now)
-            if found != task.attention:
-                changed.append((task, found))
+        changed += [(self._task(key), found) for key, found in self._running(now)]
         told = []
         for task, found in changed:
             task.attention = found
@@ -93,20 +103,40 @@ class Attention:
 
     def _unclaimed(self, now: float) -> list[Task]:
         query = f"""
-            {SELECT} INDEXED BY task_waiting WHERE state = 0 AND attention = 0 AND due < ? ORDER BY due LIMIT {AT_ONCE}
+            {SELECT} INDEXED BY task_waiting WHERE state IN (0, 3) AND attention = 0 AND due < ?
+            ORDER BY due LIMIT {AT_ONCE}
         """
         rows = self._history.connection.execute(query, (now - self._limits.unclaimed_after,))
         return [task_of(row) for row in rows]
 
-    def _running(self) -> list[Task]:
-        query = f"{SELECT} INDEXED BY task_running WHERE state IN (1, 2)"
-        return [task_of(row) for row in self._history.connection.execute(query)]
+    def _task(self, key: int) -> Task:
+        return task_of(self._history.connection.execute(f"{SELECT} WHERE key = ?", (key,)).fetchone())
 
-    def _running_badly(self, task: Task, now: float) -> int:
-        name = self._history.words.text(task.worker) or ""
-        worker = self._history.workers.known.get(name)
-        beats = self._beats(name)
-        if beats is False or (worker is not None and worker.online is not None and worker.online > task.at):
+    def _running(self, now: float) -> list[tuple[int, int]]:
+        """Tasks with a worker whose attention is another than before, by their keys."""
+        query = f"SELECT {', '.join(Running._fields)} FROM task INDEXED BY task_running WHERE state IN (1, 2)"  # noqa: S608
+        found: list[tuple[int, int]] = []
+        workers: dict[int | None, tuple[bool | None, float]] = {}
+        for row in self._history.connection.execute(query):
+            task = Running(*row)
+            about = workers.get(task.worker)
+            if about is None:
+                about = workers[task.worker] = self._about(task.worker)
+            attention = self._running_badly(task, *about, now)
+            if attention != task.attention:
+                found.append((task.key, attention))
+                if len(found) == AT_ONCE:
+                    break
+        return found
+
+    def _about(self, worker: int | None) -> tuple[bool | None, float]:
+        """Whether a worker beats, and when it began as far as is known."""
+        name = self._history.words.text(worker) or ""
+        known = self._history.workers.known.get(name)
+        return self._beats(name), (known.online if known else None) or 0.0
+
+    def _running_badly(self, task: Running, beats: bool | None, online: float, now: float) -> int:
+        if beats is False or online > task.at:
             return ORPHANED
         if beats is None:
             # What was found before a restart or an outage stays found; and its end may be on its way.

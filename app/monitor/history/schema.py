@@ -97,6 +97,13 @@ MIGRATIONS = (
     -- The last message of the log that is in here; its checksum tells another log of the same length.
     CREATE TABLE position (only INTEGER PRIMARY KEY CHECK (only = 1), offset INTEGER, checksum INTEGER, time REAL);
     """,
+    """
+    -- A task that is to be tried again (3) waits for a worker too; where nothing was heard of its being sent, since when
+    -- is not known.
+    UPDATE task SET due = NULL WHERE state = 3 AND state <> 4 AND (queued IS NULL OR queued <= received);
+    DROP INDEX task_waiting;
+    CREATE INDEX task_waiting ON task (due) WHERE state IN (0, 3) AND attention = 0;
+    """,
 )
 
 

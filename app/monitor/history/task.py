@@ -155,6 +155,9 @@ def advance(task: Task, event: Event, code: int, host: int) -> bool:
         task.started = stamp
     elif code == RETRY:
         task.exception, task.traceback = event.exception, event.traceback
+        if task.queued is None or task.queued <= (task.received or 0.0):
+            # Nothing was heard of its being sent again, so it can't be said since when it waits.
+            task.due = None
     if requeued:
         # From now on it waits for the next worker.
         task.due = stamp
