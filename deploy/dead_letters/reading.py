@@ -158,8 +158,9 @@ class Letters:
     def _give_back(self) -> None:
         """Returns when whoever reads next sees all that is left."""
         with contextlib.suppress(OSError, amqp.AMQPError):
-            if self._held:
-                self._channel.basic_recover(requeue=True)
+            # RabbitMQ 3.10 gives back in order what a channel that ends held, but not what `basic.recover` names.
+            self._channel.close()
+            self._channel = self._connection.channel()
             limit = monotonic() + RETURN_PATIENCE
             while self._count() < self._held and monotonic() < limit:
                 sleep(LOOK)

@@ -103,6 +103,8 @@ def gather(s: Session, ids: Sequence[str]) -> Facts:
     open_ = [id_ for id_ in undecided if not ended(facts.tasks.get(id_))]
     try:
         ask_broker(s, undecided, facts)
+        if perhaps := [id_ for id_ in undecided if may_be_dead(facts.tasks.get(id_))]:
+            read_letters(s, perhaps, facts)
         if open_:
             ask_workers(s, open_, facts)
             for id_ in open_ if len(ids) == 1 else ():
@@ -188,7 +190,7 @@ def mentions(body: bytes, wanted: set[str]) -> bool:
 
 
 def ask_broker(s: Session, ids: Sequence[str], facts: Facts) -> None:
-    """The queues as they are now, the revokes, and the dead letters where there are some."""
+    """The queues as they are now, and the revokes."""
     from app.eventlog import Unavailable
 
     names = dict.fromkeys([*facts.queue_names, DEAD_LETTERS])
@@ -198,6 +200,16 @@ def ask_broker(s: Session, ids: Sequence[str], facts: Facts) -> None:
         facts.revokes = revokes_of(s, set(ids))
     except Unavailable as error:
         facts.uncertain.append(f"revokes could not be read: {error}")
+
+
+def may_be_dead(task: Row | None) -> bool:
+    """Whether a task may be in `dead_letters`: tasks that fail or are revoked are acknowledged, unknown ones are rejected."""
+    if task is None or task["state"] not in {"FAILURE", "REVOKED"} or sent_again(task):
+        return True
+    return task["state"] == "FAILURE" and "NotRegistered" in str(task.get("exception"))
+
+
+def read_letters(s: Session, ids: Sequence[str], facts: Facts) -> None:
     if facts.queues.get(DEAD_LETTERS, Depth(1, 0)) == Depth(0, 0):
         return
     try:
