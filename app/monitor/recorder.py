@@ -171,7 +171,7 @@ class Recorder:
             body,
         )
         self.history.decoder.malformed["mistake of the monitor"] += 1
-        self._guarded(lambda: self.history.write([(offset, b"[]")]))
+        self._guarded(lambda: self.history.skip(offset, body))
 
     def look(self) -> None:
         """Looks for tasks that need attention, and for what is to be forgotten. To be called while the log is caught up.

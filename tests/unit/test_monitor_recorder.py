@@ -226,6 +226,24 @@ def test_a_message_that_makes_it_fail_is_skipped_and_said(
     assert site.recorder.position.offset == 19
 
 
+def test_a_restart_right_behind_a_poisonous_message_knows_the_log_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make()
+
+    def fail(*_: Any) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(store, "apply", fail)
+    poison = body(life("a"))
+    site.recorder.take([(7, poison)])
+    site.recorder.close()
+    site.open()
+    assert site.recorder.position is not None
+    # Another log than before would be read, and given to handlers, from its first event.
+    assert site.recorder.position.is_of(7, poison)
+
+
 def test_malformed_messages_beside_a_poisonous_one_are_counted_once(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,19 @@ class History:
             self.decoder.malformed.update(skipped)
             raise
 
+    def skip(self, offset: int, body: bytes) -> None:
+        """Moves on behind a message of the log without taking it.
+
+        Raises:
+            sqlite3.DatabaseError: as :meth:`write`.
+        """
+
+        def work() -> list[Told]:
+            self._move(Position(offset, crc32(body)))
+            return []
+
+        self.transaction(work)
+
     def transaction(
         self, work: Callable[[], list[Told]], also: Callable[[list[Told]], None] | None = None
     ) -> list[Told]:
