@@ -11,7 +11,7 @@ import pytest
 from app.monitor.history import schema
 from app.monitor.history.schema import FILE, MIGRATIONS, NewerSchema, open_history, set_aside
 from app.monitor.history.store import History
-from tests.support.events import life, messages, new_id
+from tests.support.events import BASE, event, life, messages, new_id, take
 
 
 def fill(folder: Path, tasks: int = 200) -> None:
@@ -47,6 +47,24 @@ def test_an_older_file_is_brought_to_this_version(
     caplog.clear()
     open_history(tmp_path).close()
     assert caplog.messages == []
+
+
+def test_tasks_that_waited_for_another_try_before_that_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MIGRATIONS", MIGRATIONS[:1])
+    history = History(tmp_path)
+    again = event("sent", 2, "told", retries=1)
+    take(history, *life("told", end="started"), again, event("retried", 3, "told"), *life("not told", end="retried"))
+    # As the version before left it.
+    history.connection.execute("UPDATE task SET due = queued")
+    history.close()
+    monkeypatch.undo()
+    connection = open_history(tmp_path)
+    assert dict(connection.execute("SELECT id, due FROM task")) == {"told": BASE + 2, "not told": None}
+    query = "EXPLAIN QUERY PLAN SELECT 1 FROM task WHERE state IN (0, 3) AND attention = 0 AND due < 1"
+    assert "task_waiting (due<?)" in str(connection.execute(query).fetchall())
+    connection.close()
 
 
 def test_a_migration_that_fails_leaves_the_version_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
