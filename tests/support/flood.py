@@ -70,6 +70,12 @@ def logged(broker: Broker, ids: Iterable[str]) -> dict[str, set[tuple[str, str |
         for event in entry.events:
             if event.get("uuid") in found:
                 found[event["uuid"]].add((STATES[event["type"]], rfc3339(event["timestamp"])))
+    for events in found.values():
+        # Celery tells of sending once the broker has the task; the history shows it no later than the worker has it.
+        received = min((time for state, time in events if state == "RECEIVED" and time), default=None)
+        for one in [one for one in events if one[0] == "PENDING" and one[1] and received and one[1] > received]:
+            events.remove(one)
+            events.add(("PENDING", received))
     return found
 
 

@@ -152,6 +152,21 @@ def test_a_worker_that_is_faster_than_the_senders_report() -> None:
     assert made(sent(2.003), event("received", 2, ID, ONE), event("received", 60, ID, TWO)).wait == 0.0
 
 
+def test_what_is_shown_begins_with_sending() -> None:
+    # And the steps of a retry come after those of the attempt before.
+    late = sent(2.003)
+    events = [event("received", 2, ID, ONE), event("started", 2.001, ID, ONE), late]
+    events += [event("sent", 4.003, ID, ONE, retries=1), event("retried", 4.001, ID, ONE)]
+    events += [event("received", 4.002, ID, ONE, retries=1)]
+    shown = full(made(*events), lambda key: WORDS.get(key or 0))
+    assert [step["state"] for step in shown["steps"]] == [
+        *("PENDING", "RECEIVED", "STARTED", "RETRY", "PENDING", "RECEIVED")
+    ]
+    times = [step["time"] for step in shown["steps"]]
+    assert times == sorted(times)
+    assert full(made(*events[:3]), lambda _: None)["sent"] == "2023-11-14T22:13:22.000Z"
+
+
 def test_a_retry_is_told_apart_from_another_delivery() -> None:
     # Sent by the task itself, before the worker tells of the retry.
     events = [sent(1), event("received", 2, ID, ONE), event("started", 2.5, ID, ONE)]

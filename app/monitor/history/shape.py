@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from app.monitor.history.clock import rfc3339
-from app.monitor.history.task import ATTENTION, RECEIVED, STATES, STEPS, Task, id_text
+from app.monitor.history.task import ATTENTION, PENDING, RECEIVED, STATES, STEPS, Step, Task, id_text
 
 __all__ = ["UNKNOWN", "full", "summary"]
 
@@ -32,7 +32,7 @@ def summary(task: Task, word: Word) -> dict[str, Any]:
         "retries": task.retries,
         "attempts": task.attempts,
         "time": rfc3339(task.time),
-        "sent": rfc3339(task.sent),
+        "sent": rfc3339(min(task.sent, task.received or task.sent) if task.sent else None),
         "received": rfc3339(task.received),
         "started": rfc3339(task.started),
         "finished": rfc3339(task.finished),
@@ -53,12 +53,24 @@ def full(task: Task, word: Word) -> dict[str, Any]:
 
 
 def steps(task: Task, word: Word) -> list[dict[str, Any]]:
+    """The timeline. Celery tells of sending once the broker has the task: a worker that was faster comes after it here."""
+    taken: dict[str, float] = {}
+    for code, stamp, _, note in task.steps:
+        if code == RECEIVED:
+            taken.setdefault(note, stamp)
     shown = []
     attempt = 0
-    for code, stamp, worker, note in task.steps:
-        text = note
-        if code == RECEIVED:
+    for code, stamp, worker, note in sorted(task.steps, key=lambda step: place(step, taken)):
+        time, text = stamp, note
+        if code == PENDING:
+            time = min(stamp, taken.get(note, stamp))
+        elif code == RECEIVED:
             attempt += 1
             text = f"attempt {attempt}" if attempt > 1 else ""
-        shown.append({"state": STEPS[code], "time": rfc3339(stamp), "worker": word(worker), "note": text or None})
+        shown.append({"state": STEPS[code], "time": rfc3339(time), "worker": word(worker), "note": text or None})
     return shown
+
+
+def place(step: Step, taken: dict[str, float]) -> tuple[float, bool]:
+    code, stamp, _, note = step
+    return (min(stamp, taken.get(note, stamp)), False) if code == PENDING else (stamp, True)
