@@ -212,8 +212,31 @@ def test_the_monitor_told_of_it(stack: Checkout) -> None:
 def test_revoke_ends_a_running_task(stack: Checkout) -> None:
     task = stack.invoke("call", "sleep", "600").stdout.strip()
     eventually(lambda: stack.json("result", task)["state"] == "STARTED", 30)
-    stack.invoke("revoke", task, "--terminate")
+    done = stack.invoke("revoke", task, "--terminate")
+    assert re.fullmatch(rf"{task}: ran on \S+, ended with SIGTERM\n", done.stdout)
     eventually(lambda: stack.json("result", task)["state"] == "REVOKED", 30)
+
+
+def test_a_revoke_holds_with_no_worker_up(stack: Checkout, producer: Celery) -> None:
+    stack.invoke("scale-workers", "0")
+    runs, revoked, by_name = (
+        producer.send_task(name, args=args).id
+        for name, args in (("app.tasks.add", [2, 3]), ("app.tasks.add", [4, 5]), ("app.tasks.fail", ["never"]))
+    )
+    said = stack.invoke("revoke", revoked).stdout
+    assert said.startswith(f"{revoked}: waiting in queue default")
+    assert said.endswith(": it will be discarded\n")
+    eventually(lambda: stack.json("history", "--name", "app.tasks.fail", "--state", "PENDING")["tasks"], 30)
+    asked = stack.invoke("revoke", "--name", "app.tasks.fail", check=False)
+    assert asked.returncode == ExitCode.REFUSED
+    assert by_name in asked.stdout
+    assert "say --yes to do it" in asked.stderr
+    assert [one["id"] for one in stack.json("revoke", "--name", "app.tasks.fail", "--yes")["tasks"]] == [by_name]
+    assert [one["id"] for one in stack.json("revoked", "--limit", "2")["revoked"]] == [by_name, revoked]
+    stack.invoke("scale-workers", "1")
+    for task, state in ((runs, "SUCCESS"), (revoked, "REVOKED"), (by_name, "REVOKED")):
+        eventually(lambda task=task, state=state: stack.json("result", task)["state"] == state, 30)  # type: ignore[misc]
+    assert f"{revoked}: had ended before: revoked" in stack.invoke("revoke", revoked).stdout
 
 
 def test_four_workers(stack: Checkout) -> None:
