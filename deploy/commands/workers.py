@@ -20,6 +20,8 @@ __all__ = ["Workers", "inspect", "workers"]
 
 # Seconds. What the monitor adds is worth no more.
 MONITOR_PATIENCE = 2.0
+# Characters of a setting's value in the table; --json has all of it.
+WIDEST = 100
 
 
 class Workers:
@@ -188,8 +190,13 @@ def conf_table(answers: dict[str, Any]) -> Table:
     found: dict[tuple[str, str], list[str]] = {}
     for node, settings in answers.items():
         for name, value in settings.items():
-            found.setdefault((name, looks.one_line(value)), []).append(node)
-    rows = [(name, value[:120], everybody(on, answers)) for (name, value), on in sorted(found.items())]
+            # Lists of names are sets to Celery, and in another order on each worker.
+            names = isinstance(value, list) and all(isinstance(one, str) for one in value)
+            found.setdefault((name, looks.one_line(sorted(value) if names else value)), []).append(node)
+    rows = [
+        (name, value if len(value) <= WIDEST else f"{value[: WIDEST - 1]}…", everybody(on, answers))
+        for (name, value), on in sorted(found.items())
+    ]
     return ("setting", "value", "workers"), rows, ()
 
 

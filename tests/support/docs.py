@@ -1,0 +1,93 @@
+"""The commands in the docs, as a reader types them, with what the docs say that they print.
+
+A block of the console is run as it stands, unless a comment above it says otherwise:
+
+    <!-- not run: WHY -->       by no test of the docs
+    <!-- IDs: failed -->        the ids in its commands are those of a task in this state (see STATES)
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["STATES", "UUID", "Block", "Command", "blocks"]
+
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+
+# What a block's ids may be of; without a comment, of a task that succeeded.
+STATES = ("succeeded", "failed", "running", "held")
+
+BLOCK = re.compile(
+    r"(?:<!-- (?P<what>not run|IDs): (?P<value>[^>]+?) -->\n)?```console\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line that is typed, and the lines that it prints."""
+
+    line: str
+    printed: tuple[str, ...]
+
+    @property
+    def words(self) -> list[str]:
+        """What a shell makes of it."""
+        return shlex.split(self.line)
+
+    @property
+    def fails(self) -> bool:
+        return any(line.startswith("error: ") for line in self.printed)
+
+    @property
+    def headings(self) -> list[str]:
+        """The headings of the table that it prints first; empty where that is none."""
+        if len(self.printed) > 1 and re.fullmatch("─+", self.printed[1]):
+            return self.printed[0].split()
+        return []
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of the console."""
+
+    section: str
+    number: int
+    commands: tuple[Command, ...]
+    not_run: str
+    ids: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.section}-{self.number}"
+
+
+def blocks(file: Path) -> list[Block]:
+    """The blocks of a page, in their order."""
+    text = file.read_text()
+    headings = [(found.start(), found.group(1)) for found in re.finditer(r"^#{2,3} (.+)$", text, re.MULTILINE)]
+    made: list[Block] = []
+    for found in BLOCK.finditer(text):
+        section = next(name for place, name in reversed(headings) if place < found.start())
+        made.append(
+            Block(
+                section=re.sub(r"\W+", "-", section.lower()).strip("-"),
+                number=sum(one.section == re.sub(r"\W+", "-", section.lower()).strip("-") for one in made) + 1,
+                commands=tuple(commands(found["text"])),
+                not_run=found["value"] if found["what"] == "not run" else "",
+                ids=found["value"] if found["what"] == "IDs" else STATES[0],
+            )
+        )
+    return made
+
+
+def commands(text: str) -> list[Command]:
+    typed: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        if line.startswith("$ "):
+            typed.append((line.removeprefix("$ "), []))
+        elif typed:
+            typed[-1][1].append(line)
+    return [Command(line, tuple(printed)) for line, printed in typed]
