@@ -96,7 +96,7 @@ def gather(s: Session, ids: Sequence[str]) -> Facts:
     """
     facts = Facts(time(), s.settings.task_time_limit, s.settings.events_max_age, s.settings.queues)
     ask_history(s, ids, facts)
-    undecided = [id_ for id_ in ids if facts.tasks.get(id_, {}).get("state") != "SUCCESS"]
+    undecided = [id_ for id_ in ids if not settled(facts.tasks.get(id_))]
     if not undecided:
         return facts
     # What has ended is not with a worker, unless it was sent again.
@@ -115,6 +115,11 @@ def gather(s: Session, ids: Sequence[str]) -> Facts:
         # Only what the monitor knew is left to tell.
         facts.uncertain.append(str(error).partition(";")[0])
     return facts
+
+
+def settled(task: Row | None) -> bool:
+    """Whether nothing but the history has to be asked."""
+    return task is not None and (task["state"] == "SUCCESS" or (task["state"] == "FAILURE" and not may_be_dead(task)))
 
 
 def ended(task: Row | None) -> bool:
@@ -146,7 +151,7 @@ def ask_history(s: Session, ids: Sequence[str], facts: Facts) -> None:
             why = "the monitor does not know " + (
                 "this task" if len(missing) == 1 else f"{len(missing)} of these tasks"
             )
-        if going_on:
+        if going_on and not why:
             answer = monitor_api.get(s.endpoints, s.secrets, "/workers")
             facts.workers = {worker["name"]: worker for worker in answer["workers"]}
     except WarrenError as error:
