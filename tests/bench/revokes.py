@@ -2,7 +2,7 @@
 
     .venv/bin/python -m tests.bench.revokes
 
-Figures are of this machine; the ratios, measured in turn in this run, are what can be compared.
+Figures are of this machine; what can be compared is the ratio, of starts before and after the ids were revoked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.services import Worker
 
 # Revoked tasks, as issue after issue of an operator's week leaves them.
 IDS = 20_000
-# Pairs of starts, in turn.
+# Starts before, and as many after.
 STARTS = 7
 
 
