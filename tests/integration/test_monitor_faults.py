@@ -18,7 +18,7 @@ from celery import Celery
 from app.monitor.history.schema import FILE
 from app.tasks import sleep
 from tests.integration.conftest import MakeWorker
-from tests.support.brokers import Broker
+from tests.support.brokers import Broker, only
 from tests.support.events import event, heartbeat, life, new_id
 from tests.support.eventually import eventually
 from tests.support.flood import Flood, check, end_of_log, publish
@@ -38,11 +38,6 @@ def make_monitor(broker: Broker, tmp_path: Path, processes: list[Process]) -> Ma
         return made
 
     return make
-
-
-def only(broker: Broker, *names: str, because: str) -> None:
-    if not broker.name.endswith(names):
-        pytest.skip(f"on {' and '.join(names)} only: {because}")
 
 
 def ready(monitor: Monitor) -> bool:
@@ -96,6 +91,7 @@ def resend(broker: Broker, flood: Flood, done: list[int]) -> None:
 
 
 def test_the_broker_dies_during_a_flood(broker: Broker, make_monitor: MakeMonitor) -> None:
+    only(broker, "4.3", "system", because="a restart takes ten seconds, and 4.0 restarts as 4.3 does")
     monitor = make_monitor()
     eventually(lambda: ready(monitor), 60, monitor.tail)
     flood, done = Flood(3_000), [0]
@@ -329,8 +325,8 @@ def test_a_full_volume(broker: Broker, make_monitor: MakeMonitor, small: Path) -
     flood = Flood(1_000)
     flood.send(broker)
     monitor.says("is full: free space", timeout=60)
-    _, answer = eventually(lambda: (found := monitor.ask("/readyz"))[0] == 503 and found, 30, monitor.tail)
-    assert "is full" in str(answer)
+    eventually(lambda: "is full" in str(monitor.ask("/readyz")), 30, monitor.tail)
+    assert not ready(monitor)
     # Searching goes on.
     assert monitor.ask("/tasks?limit=1")[0] == 200
     # And it is no reason to end, nor to fill the log with lines.

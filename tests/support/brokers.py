@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import amqp
+import pytest
 from msgspec.structs import replace
 
 from deploy.definitions import VHOST, definitions
@@ -22,12 +23,18 @@ from deploy.settings import Settings
 from deploy.wait import amqp_answers
 from tests.support.eventually import eventually
 
-__all__ = ["HOST", "Answer", "Broker"]
+__all__ = ["HOST", "Answer", "Broker", "only"]
 
 HOST = "127.0.0.1"
 
 # Seconds. A broker starts within ten; a busy machine takes its time.
 START_PATIENCE = 60
+
+
+def only(broker: Broker, *names: str, because: str) -> None:
+    """Skips a test, which takes long, on brokers whose names do not end with one of ``names``."""
+    if not broker.name.endswith(names):
+        pytest.skip(f"on {' and '.join(names)} only: {because}")
 
 
 class Answer(NamedTuple):
