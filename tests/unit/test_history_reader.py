@@ -16,6 +16,7 @@ from app.monitor.history import reader as reading
 from app.monitor.history.reader import Filter, Reader
 from app.monitor.history.schema import FILE
 from app.monitor.history.store import History
+from app.monitor.history.task import ATTENTION, as_id
 from tests.support.events import BASE, event, life, new_id, take
 
 NAMES = ("shop.tasks.pay", "shop.tasks.send", "mail.deliver")
@@ -49,6 +50,7 @@ class Shop:
                 "queue": ("default", "mail")[number % 5 == 0],
                 "runtime": (number * 7 % 100) + 0.5,
                 "wait": (number * 13 % 50) / 10 + 0.1,
+                "attention": number % 9 if number % 9 < len(ATTENTION) else 0,
             }
             events = life(
                 one["id"], number * 10, end, **{key: one[key] for key in ("name", "worker", "queue", "runtime", "wait")}
@@ -58,6 +60,9 @@ class Shop:
                 one["worker"] = None
             self.known.append(one)
             take(self.history, *events)
+            self.history.connection.execute(
+                "UPDATE task SET attention = ? WHERE id = ?", (one["attention"], as_id(one["id"]))
+            )
         self.reader = Reader(folder / FILE)
 
     def ids(self, **wanted: Any) -> list[str]:
@@ -110,6 +115,7 @@ FILTERS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({}, {}),
         ({"states": ("FAILURE",)}, {"state": {"FAILURE"}}),
         ({"states": ("SUCCESS",)}, {"state": {"SUCCESS"}}),
+        ({"states": ("FAILURE", "REVOKED", "RETRY")}, {"state": {"FAILURE", "REVOKED", "RETRY"}}),
         ({"states": ("RETRY", "PENDING", "SUCCESS")}, {"state": {"RETRY", "PENDING", "SUCCESS"}}),
         ({"states": ("REVOKED",)}, {"state": {"REVOKED"}}),
     ],
@@ -126,6 +132,12 @@ FILTERS: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"worker": "celery@1"}, {"worker": {"celery@1"}}),
         ({"worker": "celery@*"}, {"worker": {f"celery@{number}" for number in range(4)}}),
         ({"worker": "celery@9"}, {"worker": set()}),
+    ],
+    "attention": [
+        ({}, {}),
+        ({"attention": ("stalled",)}, {"attention": {2}}),
+        ({"attention": ("orphaned", "unclaimed")}, {"attention": {1, 3}}),
+        ({"attention": ("any",)}, {"attention": {1, 2, 3}}),
     ],
     "queue": [({}, {}), ({"queue": "mail"}, {"queue": {"mail"}}), ({"queue": "*a*"}, {"queue": {"mail", "default"}})],
 }
@@ -252,6 +264,14 @@ def test_a_search_that_takes_too_long_goes_on_by_its_cursor(
     for fields in ({"queue": "rare"}, {"queue": "rare", "states": ("SUCCESS", "FAILURE"), "worker": "celery@one"}):
         assert [one["id"] for one in pages(reader, limit=3, **fields)] == rare[::-1]
         assert [one["id"] for one in pages(reader, limit=3, sort="time", **fields)] == rare
+    history.connection.execute("UPDATE task SET attention = 1 + key % 3")
+    kinds: dict[str, Any] = {"attention": ("any",), "queue": "rare"}
+    first = reader.tasks(Filter(**kinds))
+    # Each kind is looked through as far as the others.
+    assert [one["id"] for one in first.tasks] == rare[:3:-1]
+    assert first.next is not None
+    assert [one["id"] for one in pages(reader, limit=3, **kinds)] == rare[::-1]
+    assert [one["id"] for one in pages(reader, limit=3, sort="time", **kinds)] == rare
     for fields in ({"text": "needle"}, {"text": "ed"}, {"text": "needle", "queue": "rare"}):
         assert [one["id"] for one in pages(reader, limit=3, **fields)] == rare[::-1], fields
 

@@ -188,10 +188,14 @@ class Reader:
         place: Place | None,
         limit: int,
         down: bool,
+        parts: int = 1,
     ) -> tuple[list[tuple[float, int]], tuple[float, int] | None, bool]:
-        """Times and keys of what matches, where looking ended, and whether there may be more."""
-        conditions, values = self._conditions(filter, keys)
+        """Times and keys of what matches, where looking ended, and whether there may be more; of so many ``parts`` one."""
         index = self._index(keys)
+        lead = LEADS.get(index)
+        if lead in {"attention", "state"} and len(keys[lead]) > 1:
+            return self._one_by_one(filter, keys, lead, place, limit, down)
+        conditions, values = self._conditions(filter, keys)
         # SQLite sees only from this that the index has all that is asked for.
         conditions += PARTIAL.get(index, ())
         order = "DESC" if down else "ASC"
@@ -199,12 +203,32 @@ class Reader:
             conditions.append(f"(time, key) {'<' if down else '>'} (?, ?)")
             values += [place.time, place.key]
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        if index in {"task_attention", "task_root"} or not (keys.keys() - {LEADS.get(index)}):
+        if index == "task_root" or not (keys.keys() - {lead}):
             # Every entry of the index that is looked at matches, or there are few of them.
             query = f"SELECT time, key FROM task INDEXED BY {index} {where} ORDER BY time {order}, key {order} LIMIT ?"  # noqa: S608
             found = self._connection.execute(query, (*values, limit)).fetchall()
             return found, found[-1] if found else None, len(found) >= limit
-        return self._bounded(filter, keys, place, limit, index, order)
+        return self._bounded(filter, keys, place, limit, index, order, parts)
+
+    def _one_by_one(
+        self,
+        filter: Filter,
+        keys: dict[str, list[Any]],
+        lead: str,
+        place: Place | None,
+        limit: int,
+        down: bool,
+    ) -> tuple[list[tuple[float, int]], tuple[float, int] | None, bool]:
+        """As :meth:`_look`, for each value of ``lead`` by itself: only so is what its index finds in the order of time."""
+        values = keys[lead]
+        looks = [self._look(filter, {**keys, lead: [one]}, place, limit, down, len(values)) for one in values]
+        ends = [last for _, last, more in looks if more and last is not None]
+        # Behind where the first of them ended, it may have more.
+        edge = (max(ends) if down else min(ends)) if ends else None
+        found = sorted((one for some, _, _ in looks for one in some), reverse=down)
+        if edge is not None:
+            found = [one for one in found if (one >= edge if down else one <= edge)]
+        return (found[:limit], found[limit - 1], True) if len(found) > limit else (found, edge, edge is not None)
 
     def _bounded(
         self,
@@ -214,15 +238,17 @@ class Reader:
         limit: int,
         index: str,
         order: str,
+        parts: int,
     ) -> tuple[list[tuple[float, int]], tuple[float, int] | None, bool]:
         """As :meth:`_look`, in growing stretches of the index while the budget lasts."""
         lead = LEADS.get(index)
         inner, inner_values = self._conditions(filter, {lead: keys[lead]} if lead in keys else {})
+        inner += PARTIAL.get(index, ())
         outer, outer_values = self._conditions(Filter(), {column: keys[column] for column in keys if column != lead})
         beyond, within = ("<", ">=") if order == "DESC" else (">", "<=")
         source = f"SELECT time, key FROM task INDEXED BY {index} WHERE"  # noqa: S608 - names of our own, values are bound
         by_time = f"ORDER BY time {order}, key {order} LIMIT"
-        end = monotonic() + BUDGET
+        end = monotonic() + BUDGET / parts
         found: list[tuple[float, int]] = []
         last: tuple[float, int] | None = (place.time, place.key) if place else None
         stretch = STRETCH
@@ -254,7 +280,7 @@ class Reader:
             return "task_attention"
         if "name" in keys and len(keys["name"]) == 1:
             return "task_name"
-        if "state" in keys and SUCCESS not in keys["state"] and len(keys["state"]) == 1 and len(keys) == 1:
+        if "state" in keys and SUCCESS not in keys["state"] and len(keys) == 1:
             return "task_state"
         if "worker" in keys and len(keys["worker"]) == 1:
             return "task_worker"
