@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import math
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from app.eventlog import Start, replay_raw
+from app.eventlog import Start, Unavailable, replay_raw
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -144,14 +145,17 @@ def read(url: str, since: datetime | None = None) -> Iterator[Record]:
             yield record
 
 
-def paused(url: str) -> dict[str, Record]:
+def paused(url: str, patience: float = math.inf) -> dict[str, Record]:
     """The queues that are paused now, each with the record that says so.
 
     Raises:
-        app.eventlog.Unavailable: the stream can't be read.
+        app.eventlog.Unavailable: the stream can't be read, or not within ``patience`` seconds.
     """
     found: dict[str, Record] = {}
+    limit = time.monotonic() + patience
     for _, body in replay_raw(url, "first", stream=STREAM):
+        if time.monotonic() > limit:
+            raise Unavailable(f"{STREAM} is too long to be read within {patience:g} s")
         record = decode(body)
         if record is not None and record.queue:
             found.pop(record.queue, None)

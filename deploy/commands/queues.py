@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ __all__ = ["pause", "purge", "queues", "resume", "schedule"]
 LOOKED_AT = 1000
 # Seconds. What the monitor adds to the broker's numbers is worth no more.
 MONITOR_PATIENCE = 2.0
+# Seconds that `queues` reads the stream of revokes for the pauses among them: some 40,000 messages.
+PAUSED_PATIENCE = 1.0
 # Seconds in which workers follow a pause. It takes them hundredths.
 FOLLOW_PATIENCE = 3.0
 # Seconds between two questions whether they have.
@@ -240,15 +243,16 @@ def followed(s: Session, names: list[str], paused: bool) -> tuple[int, dict[str,
 
 
 def paused_now(s: Session, required: bool = False) -> dict[str, Record]:
-    """The queues that are paused; none where that can't be read, unless it is ``required``."""
+    """The queues that are paused; none, and a note, where that can't be read soon, unless it is ``required``."""
     from app.revokes import log
 
     try:
-        return log.paused(s.broker_url("ops"))
+        return log.paused(s.broker_url("ops"), math.inf if required else PAUSED_PATIENCE)
     except Unavailable as error:
-        if not required:
-            return {}
-        raise WarrenError(str(error), ExitCode.BROKER) from error
+        if required:
+            raise WarrenError(str(error), ExitCode.BROKER) from error
+        note(f"{error}; which queues are paused is not known")
+        return {}
 
 
 def show_paused(held: dict[str, Record], as_json: bool) -> None:
