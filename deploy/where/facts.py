@@ -160,7 +160,12 @@ def ask_history(s: Session, ids: Sequence[str], facts: Facts) -> None:
         why = str(error).partition(";")[0]
     if missing:
         note(f"{why}; reading the event log instead")
-        facts.tasks |= from_log(s, missing)
+        try:
+            facts.tasks |= from_log(s, missing)
+        except WarrenError:
+            # What the monitor had read before the broker went away is still the newest that is known.
+            if not facts.tasks:
+                raise
 
 
 def from_log(s: Session, ids: Sequence[str]) -> dict[str, Row]:
