@@ -479,9 +479,7 @@ def replay_raw(
         if message is not None and message[0] == end:
             yield message
         elif message is None and not (stop and stop.is_set()):
-            raise Unavailable(
-                f"the broker at {address(url)} stopped sending before the end of {stream}; try again"
-            )
+            raise Unavailable(f"the broker at {address(url)} stopped sending before the end of {stream}; try again")
 
 
 def find(url: str, task_id: str, start: Start = "first") -> list[Event]:
