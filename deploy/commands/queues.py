@@ -13,6 +13,7 @@ from app.eventlog import Unavailable
 from app.monitor.history.clock import rfc3339
 from deploy import management, monitor_api
 from deploy.commands import looks
+from deploy.commands.log import as_known
 from deploy.commands.stack import NUMBERS, cells, confirm, queue_row, shown
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
@@ -250,7 +251,7 @@ def paused_now(s: Session, required: bool = False) -> dict[str, Record]:
         return log.paused(s.broker_url("ops"), math.inf if required else PAUSED_PATIENCE)
     except Unavailable as error:
         if required:
-            raise WarrenError(str(error), ExitCode.BROKER) from error
+            raise as_known(error) from error
         note(f"{error}; which queues are paused is not known")
         return {}
 

@@ -62,7 +62,7 @@ def test_what_the_docs_show(stack: Checkout, tasks: Tasks, block: Block) -> None
     if block.not_run:
         pytest.skip(block.not_run)
     task = tasks.id_of(block.ids) if any(re.search(UUID, one.line) for one in block.commands) else ""
-    for command in block.commands:
+    for command in (*block.before, *block.commands):
         looks_right(stack, command, task)
 
 

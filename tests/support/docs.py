@@ -4,6 +4,7 @@ A block of the console is run as it stands, unless a comment above it says other
 
     <!-- not run: WHY -->       by no test of the docs
     <!-- IDs: failed -->        the ids in its commands are those of a task in this state (see STATES)
+    <!-- before: invoke ... --> what has to be typed before, and is not shown
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 # What a block's ids may be of; without a comment, of a task that succeeded.
 STATES = ("succeeded", "failed", "running", "held")
 
-BLOCK = re.compile(
-    r"(?:<!-- (?P<what>not run|IDs): (?P<value>[^>]+?) -->\n)?```console\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
-)
+BLOCK = re.compile(r"(?P<comments>(?:<!-- .+ -->\n)*)```console\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(r"<!-- (not run|IDs|before): (.+) -->")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Block:
     commands: tuple[Command, ...]
     not_run: str
     ids: str
+    before: tuple[Command, ...]
 
     @property
     def name(self) -> str:
@@ -71,13 +72,15 @@ def blocks(file: Path) -> list[Block]:
     made: list[Block] = []
     for found in BLOCK.finditer(text):
         section = next(name for place, name in reversed(headings) if place < found.start())
+        said = dict(COMMENT.findall(found["comments"]))
         made.append(
             Block(
                 section=re.sub(r"\W+", "-", section.lower()).strip("-"),
                 number=sum(one.section == re.sub(r"\W+", "-", section.lower()).strip("-") for one in made) + 1,
                 commands=tuple(commands(found["text"])),
-                not_run=found["value"] if found["what"] == "not run" else "",
-                ids=found["value"] if found["what"] == "IDs" else STATES[0],
+                not_run=said.get("not run", ""),
+                ids=said.get("IDs", STATES[0]),
+                before=tuple(commands(f"$ {said['before']}")) if "before" in said else (),
             )
         )
     return made
