@@ -21,7 +21,7 @@ MESSAGES = 500
 BYTES = 8_000_000
 # Seconds in which messages are gathered: what people don't notice, and few enough transactions for a slow disk.
 GATHER = 0.1
-# Seconds without a message until there is taken to be no more: the broker sends what it has at once.
+# Seconds without a message until a transaction does not wait for more: the broker sends what it has at once.
 DRAINED = 0.02
 # Seconds between two looks at tasks that need attention.
 LOOK_EVERY = 1.0
@@ -142,7 +142,7 @@ class Follower:
     def _follow(self, log: Log) -> None:
         resumed = self._records.position
         self._status.connected = True
-        if self._end <= (resumed.offset if resumed else -1):
+        if self._at_end():
             self._caught_up()
         else:
             # Whatever was said before an outage.
@@ -160,7 +160,8 @@ class Follower:
                 self._records.take(messages)
                 self._taken(log, *messages[-1])
                 self._status.error = None
-            if drained:
+            # A broker that is slow is silent in the middle of the log, too.
+            if drained and self._at_end():
                 self._caught_up()
             # Not while events are missing: the task that seems to hang may have ended in one of them.
             if self._status.caught_up and not self._status.lag_events and monotonic() >= self._look_at:
@@ -214,6 +215,11 @@ class Follower:
         if behind > FAR_BEHIND:
             self._status.caught_up = False
 
+    def _at_end(self) -> bool:
+        """Whether all is taken that the log was last known to have."""
+        position = self._records.position
+        return (position.offset if position else -1) >= self._end
+
     def _caught_up(self) -> None:
         self._status.caught_up = True
         self._status.lag_events = 0
@@ -227,10 +233,7 @@ class Follower:
 
     def _well(self) -> None:
         """Takes back what was said of the history, once it has all that the log had when it refused."""
-        if self._refusal is None:
-            return
-        position = self._records.position
-        if (position.offset if position else -1) >= self._end:
+        if self._refusal is not None and self._at_end():
             self._status.error = self._refusal = None
             logger.info("the history is written again")
 

@@ -35,6 +35,8 @@ class Broker:
     refusals: list[Unavailable] = field(default_factory=list)
     # Offsets behind which the connection breaks, once each.
     breaks: list[int] = field(default_factory=list)
+    # Offsets behind which it is silent for a while, once each.
+    pauses: list[int] = field(default_factory=list)
     starts: list[Any] = field(default_factory=list)
     closed: int = 0
 
@@ -70,6 +72,9 @@ class FakeLog:
         if self.last in self.broker.breaks:
             self.broker.breaks.remove(self.last)
             raise Unavailable("broken")
+        if self.last in self.broker.pauses:
+            self.broker.pauses.remove(self.last)
+            return None
         following = next(self.left, None)
         if following is None:
             # The first silence ends a transaction, the second one the test.
@@ -281,6 +286,18 @@ def test_attention_is_looked_for_once_it_has_caught_up(broker: Broker) -> None:
     assert run(broker, status=status).looks == 1
     assert (status.caught_up, status.connected, status.lag_events) == (True, False, 0)
     assert run(broker, Records(message(9))).looks == 1
+
+
+def test_a_broker_that_is_slow_is_not_taken_for_the_end_of_the_log(broker: Broker) -> None:
+    broker.pauses = [3, 6]
+    looked_at: list[int] = []
+
+    class Looked(Records):
+        def look(self) -> None:
+            looked_at.append(len(self.taken))
+
+    records = run(broker, Looked())
+    assert (records.batches, looked_at) == ([4, 3, 3], [10])
 
 
 def test_far_behind_it_is_not_caught_up(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
