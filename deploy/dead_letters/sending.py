@@ -62,16 +62,18 @@ class Sender:
             self._channel.confirm_select()
         properties = {key: value for key, value in letter.properties.items() if key not in DROPPED}
         properties |= {"application_headers": fresh(letter, time.time()), "delivery_mode": 2}
+        # Before a worker can tell that it has it.
+        now = time.time()
         self._publish(amqp.Message(letter.body, **properties), TASKS, queue)
         with contextlib.suppress(OSError, amqp.AMQPError):
-            self._tell(letter, queue)
+            self._tell(letter, queue, now)
 
     def _publish(self, message: Any, exchange: str, key: str) -> None:
         self._channel.basic_publish_confirm(
             message, exchange=exchange, routing_key=key, confirm_timeout=CONFIRM_PATIENCE
         )
 
-    def _tell(self, letter: Letter, queue: str) -> None:
+    def _tell(self, letter: Letter, queue: str, now: float) -> None:
         """The event that a task was sent, as its sender's Celery would: the history shows that it waits again."""
         if not letter.name or letter.id.startswith("no-id-"):
             return
@@ -84,7 +86,7 @@ class Sender:
             "queue": queue,
             "exchange": TASKS,
             "routing_key": queue,
-            "timestamp": time.time(),
+            "timestamp": now,
             "utcoffset": int(-(here.total_seconds() if here else 0) // 3600),
             "pid": 0,
             "clock": 1,

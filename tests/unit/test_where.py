@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from app.monitor.history import shape
+from app.monitor.history.events import Event
+from app.monitor.history.task import CODES, PENDING, Task, apply
 from app.revokes.log import Record
 from deploy.dead_letters import Letter
 from deploy.where.answer import Answer
@@ -186,6 +189,20 @@ def test_the_answer_as_json() -> None:
     told = answer(WAITING, before={ID: (2, False)}).as_json()
     assert (told["kind"], told["before"], told["consumers"], told["queue"]) == ("waiting", 2, 1, "default")
     assert (told["since"], told["uncertain"]) == (at(100), [])
+
+
+def test_a_task_that_was_sent_again_says_so_in_its_timeline() -> None:
+    row = Task(key=1, id=ID, state=PENDING)
+    times = {"task-sent": 1.0, "task-received": 0.9, "task-started": 2.0, "task-rejected": 3.0}
+    told = [Event(type=type, timestamp=time, uuid=ID, requeue=False) for type, time in times.items()]
+    for event in [*told, Event(type="task-sent", timestamp=60.0, uuid=ID)]:
+        apply(row, event, CODES[event.type], 0)
+    found = shape.full(row, lambda key: None)
+    assert [(one["state"], one["time"][17:23]) for one in found["steps"]] == [
+        *(("PENDING", "00.900"), ("RECEIVED", "00.900"), ("STARTED", "02.000"), ("REJECTED", "03.000")),
+        ("PENDING", "00.000"),
+    ]
+    assert sent_again(found) == "1970-01-01T00:01:00.000Z"
 
 
 def test_which_tasks_need_no_more_than_the_history() -> None:

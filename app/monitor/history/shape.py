@@ -55,22 +55,28 @@ def full(task: Task, word: Word) -> dict[str, Any]:
 def steps(task: Task, word: Word) -> list[dict[str, Any]]:
     """The timeline. Celery tells of sending once the broker has the task: a worker that was faster comes after it here."""
     taken: dict[str, float] = {}
+    told: dict[str, float] = {}
     for code, stamp, _, note in task.steps:
         if code == RECEIVED:
             taken.setdefault(note, stamp)
+        elif code == PENDING:
+            told.setdefault(note, stamp)
+
+    def when(step: Step) -> tuple[float, bool]:
+        code, stamp, _, note = step
+        if code == PENDING:
+            # What was sent once more, from dead_letters for example, was not what the worker took the first time.
+            return (min(stamp, taken.get(note, stamp)) if stamp == told[note] else stamp), False
+        return stamp, True
+
     shown = []
     attempt = 0
-    for code, stamp, worker, note in sorted(task.steps, key=lambda step: place(step, taken)):
-        time, text = stamp, note
-        if code == PENDING:
-            time = min(stamp, taken.get(note, stamp))
-        elif code == RECEIVED:
+    for step in sorted(task.steps, key=when):
+        code, _, worker, text = step
+        if code == RECEIVED:
             attempt += 1
             text = f"attempt {attempt}" if attempt > 1 else ""
-        shown.append({"state": STEPS[code], "time": rfc3339(time), "worker": word(worker), "note": text or None})
+        shown.append(
+            {"state": STEPS[code], "time": rfc3339(when(step)[0]), "worker": word(worker), "note": text or None}
+        )
     return shown
-
-
-def place(step: Step, taken: dict[str, float]) -> tuple[float, bool]:
-    code, stamp, _, note = step
-    return (min(stamp, taken.get(note, stamp)), False) if code == PENDING else (stamp, True)
