@@ -30,7 +30,8 @@ from app.monitor.recorder import Recorder
 from app.monitor.web.server import Server
 from app.settings import AppSettings, from_environment
 
-# Seconds. A stopping monitor leaves within a second, even if its connection or whoever reads its lines hangs.
+# Seconds that handlers, and after them the log, get to end. With the server's half a second, a stopping monitor leaves
+# within some two, even if its connection or whoever reads its lines hangs.
 STOP_LIMIT = 0.8
 # Objects that are made between two looks for garbage: as many as a transaction makes.
 GARBAGE = 50_000

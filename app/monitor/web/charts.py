@@ -10,9 +10,8 @@ from app.monitor.web.sources import Json
 
 __all__ = ["RANGES", "Bar", "Chart", "Range", "range_of", "whole", "window"]
 
-# Width of a bar with its gap, and of a bar; the drawing is stretched to its place.
+# Width of a bar with its gap (the template draws it 8 wide); the drawing is stretched to its place.
 PITCH = 10
-WIDTH = 8
 HEIGHT = 100
 # What is there is seen, however little it is beside the highest.
 LEAST = 2.0
