@@ -15,7 +15,7 @@ from celery.utils.collections import LimitedSet
 from celery.worker import state
 from celery.worker.control import Panel
 
-__all__ = ["Known", "add_headers", "prepare"]
+__all__ = ["Known", "add_headers", "has", "prepare"]
 
 BY_HEADERS = "revoke_by_stamped_headers"
 
@@ -28,6 +28,17 @@ class Known(LimitedSet):
     Celery takes it out first. Whoever looks in that moment (a task arrives while the reader adds what a broadcast has
     told already) would run the task.
     """
+
+    settle: Callable[[], None] | None = None
+    """Returns when what has arrived of the stream is in the set; called before an id is taken to be unknown."""
+
+    def __contains__(self, item: Any) -> bool:
+        if item in self._data:
+            return True
+        if (settle := self.settle) is None:
+            return False
+        settle()
+        return item in self._data
 
     def add(self, item: Any, now: float | None = None) -> None:
         with lock:
@@ -88,6 +99,11 @@ def one_at_a_time(command: Callable[..., Any]) -> Callable[..., Any]:
 
     run.one_at_a_time = True  # type: ignore[attr-defined]
     return run
+
+
+def has(id: str) -> bool:
+    """Whether a task is known to be revoked, without waiting for what has arrived meanwhile."""
+    return id in state.revoked._data
 
 
 def add_headers(headers: Mapping[str, Sequence[str]]) -> bool:

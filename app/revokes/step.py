@@ -14,10 +14,11 @@ from celery.worker import state
 from celery.worker.consumer.connection import Connection
 from kombu.exceptions import OperationalError
 
-from app.eventlog import Log, Stop, Unavailable
+from app.eventlog import Stop, Unavailable
 from app.revokes import known
 from app.revokes.log import STREAM, Record, append, decode, make
 from app.revokes.pauses import Pauses
+from app.revokes.reader import Reader
 from app.settings import AppSettings, from_environment
 
 __all__ = ["Revokes"]
@@ -60,7 +61,7 @@ class Revokes(bootsteps.StartStopStep):
         """Raises a connection error, after which Celery connects anew, if the stream can't be read now."""
         begun = monotonic()
         self._stop = Stop()
-        log: Log | None = None
+        log: Reader | None = None
         try:
             log = self._catch_up(consumer.app)
         except (amqp.NotFound, amqp.AccessRefused, Unavailable) as error:
@@ -75,10 +76,12 @@ class Revokes(bootsteps.StartStopStep):
                 what = (len(state.revoked), len(state.revoked_stamps), monotonic() - begun)
                 logger.info("revoked: %d tasks, and stamps of %d headers (read in %.2f s)", *what)
         self._pauses.select(consumer)
+        state.revoked.settle = log.settle if log is not None else None
         self._thread = Thread(target=self._follow, args=(consumer, self._stop, log), name="revokes", daemon=True)
         self._thread.start()
 
     def stop(self, consumer: Any) -> None:
+        state.revoked.settle = None
         self._stop.set()
         if self._thread is not None:
             self._thread.join(READ_TIMEOUT)
@@ -87,7 +90,7 @@ class Revokes(bootsteps.StartStopStep):
     shutdown = stop
     terminate = stop
 
-    def _catch_up(self, app: Any) -> Log:
+    def _catch_up(self, app: Any) -> Reader:
         """Reads all that was revoked before now; the log to follow from there.
 
         Raises:
@@ -110,17 +113,17 @@ class Revokes(bootsteps.StartStopStep):
                 logger.info("%s can't be read yet: %s", STREAM, error)
             self._stop.wait(RETRY)
 
-    def _read(self, app: Any, stop: Stop) -> Log:
+    def _read(self, app: Any, stop: Stop) -> Reader:
         """Takes what is in the stream now."""
         mark = make(mark=uuid.uuid4().hex)
         try:
             append(app, mark)
         except amqp.NotFound:
             # Who writes is not told whether the stream is missing or just being recovered, who reads is.
-            with Log(self._settings.broker_url, stop, STREAM) as log:
+            with Reader(self._settings.broker_url, stop, STREAM) as log:
                 log.consume("first")
             raise
-        log = Log(self._settings.broker_url, stop, STREAM)
+        log = Reader(self._settings.broker_url, stop, STREAM)
         try:
             log.consume("first")
             self._pauses.forget()
@@ -139,11 +142,12 @@ class Revokes(bootsteps.StartStopStep):
             return record if self._pauses.take(record) else None
         return take(record)
 
-    def _follow(self, consumer: Any, stop: Stop, log: Log | None) -> None:
+    def _follow(self, consumer: Any, stop: Stop, log: Reader | None) -> None:
         while not stop.is_set():
             try:
                 if log is None:
                     log = self._read(consumer.app, stop)
+                    state.revoked.settle = log.settle
                     logger.info("following %s", STREAM)
                     self._pauses.follow(consumer)
                 while (message := log.next_raw()) is not None:
@@ -159,6 +163,8 @@ class Revokes(bootsteps.StartStopStep):
                 if log is not None:
                     log.close()
                     log = None
+                if not stop.is_set():
+                    state.revoked.settle = None
                 stop.wait(RETRY)
         if log is not None:
             log.close()
@@ -168,7 +174,7 @@ def take(record: Record | None) -> Record | None:
     """Has the worker know what is in ``record``; what of it is new."""
     if record is None or record.mark:
         return None
-    ids = tuple(one for one in record.ids if one not in state.revoked)
+    ids = tuple(one for one in record.ids if not known.has(one))
     state.revoked.update(record.ids)
     new = known.add_headers(record.headers)
     return Record(record.at, record.by, ids, record.headers if new else {}) if ids or new else None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import select
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +22,7 @@ from kombu.exceptions import OperationalError
 from app import factory
 from app.eventlog import Unavailable
 from app.revokes import control, known, log, step
+from app.revokes import reader as reading
 from app.revokes.log import Record
 from app.settings import AppSettings
 
@@ -381,6 +385,8 @@ class Reader:
                     raise self.stream.open_errors.pop(0)
         return None
 
+    def settle(self) -> None: ...
+
     def close(self) -> None:
         if not self.closed:
             self.closed = True
@@ -396,7 +402,7 @@ class Consumer:
 def stream(monkeypatch: pytest.MonkeyPatch) -> Stream:
     made = Stream()
     monkeypatch.setattr(step, "append", made.append)
-    monkeypatch.setattr(step, "Log", made.open)
+    monkeypatch.setattr(step, "Reader", made.open)
     monkeypatch.setattr(step, "from_environment", lambda: SETTINGS)
     monkeypatch.setattr(step, "RETRY", 0.01)
     monkeypatch.setattr(step, "PATIENCE", 0.1)
@@ -554,6 +560,74 @@ def test_tasks_are_taken_after_it() -> None:
         assert Tasks.requires.count(step.Revokes) == 1
     finally:
         Tasks.requires = before
+
+
+# --- who waits for the reader
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A reader, and the broker's end of its connection."""
+    ours, theirs = socket.socketpair()
+
+    class Bare(reading.Reader):
+        def __init__(self) -> None:
+            self._busy = False
+            self._socket = ours
+            self._look = select.poll()
+            self._look.register(ours, select.POLLIN)
+
+    yield Bare(), theirs
+    ours.close()
+    theirs.close()
+
+
+def test_nothing_has_arrived(reader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(reading, "sleep", waits.append)
+    reader[0].settle()
+    assert waits == []
+
+
+def test_what_has_arrived_is_waited_for(reader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, broker_end = reader
+    broker_end.send(b"x")
+    steps: list[str] = []
+
+    def sleep(_: float) -> None:
+        # As the reader's thread does: it takes it from the socket, then it is busy with it, then it is done.
+        if not steps:
+            ours._busy = True
+            ours._socket.recv(1)
+            steps.append("taken")
+        else:
+            ours._busy = False
+            steps.append("done")
+
+    monkeypatch.setattr(reading, "sleep", sleep)
+    ours.settle()
+    assert steps == ["taken", "done"]
+
+
+def test_a_reader_that_is_stuck_is_not_waited_for(reader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, broker_end = reader
+    broker_end.send(b"x")
+    clock = itertools.count(step=0.01)
+    monkeypatch.setattr(reading, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(reading, "sleep", lambda _: None)
+    ours.settle()
+
+
+@pytest.mark.usefixtures("worker_state")
+def test_an_id_is_unknown_only_when_all_is_taken() -> None:
+    arrives = ["a"]
+    state.revoked.settle = lambda: state.revoked.update(arrives)
+    try:
+        assert not known.has("a")
+        assert "a" in state.revoked
+        assert "b" not in state.revoked
+    finally:
+        state.revoked.settle = None
 
 
 # --- how long
