@@ -97,13 +97,13 @@ def refuse_misuse(action: str, rest: list[str], every: bool, queue: str) -> None
     trouble = ""
     if action in {"requeue", "drop"}:
         if not rest and not every:
-            trouble = "which letters? Give ids, or --all"
+            trouble = "which letters? Ids, or --all"
         elif rest and every:
             trouble = "either ids or --all"
     elif action == "list" and rest:
         trouble = "list takes no ids"
     elif action in {"show", "export"} and len(rest) != 1:
-        trouble = "which letter?" if action == "show" else "into which file? (- is standard output)"
+        trouble = "which letter" if action == "show" else "into which file (- is standard output)"
     if queue and action != "requeue":
         trouble = "--queue goes with requeue"
     if every and action not in {"requeue", "drop"}:

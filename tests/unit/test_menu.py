@@ -16,6 +16,7 @@ from invoke import Collection, Program
 
 from deploy.commands import (
     control,
+    dead_letters,
     develop,
     events,
     history,
@@ -39,6 +40,11 @@ from tests.unit.conftest import Menu
 ID = "5b6c9e0a-8f2d-4a51-9c0e-3d1f7a2b4c6d"
 OTHER = "00000000-8f2d-4a51-9c0e-3d1f7a2b4c6d"
 
+LETTERS: dict[str, Any] = {
+    **{"words": [], "every": False, "reason": "", "name": "", "queue": "", "limit": 50},
+    **{"as_json": False, "yes": False},
+}
+
 # The function behind each command, and the names of what it gets after the session.
 BEHIND: dict[str, tuple[Any, str, list[str]]] = {
     "up": (stack, "up", ["workers", "try_it"]),
@@ -56,6 +62,7 @@ BEHIND: dict[str, tuple[Any, str, list[str]]] = {
     "pause": (queues, "pause", ["names", "as_json"]),
     "resume": (queues, "resume", ["names", "as_json"]),
     "schedule": (queues, "schedule", ["limit", "as_json"]),
+    "dead-letters": (dead_letters, "dead_letters", ["words"]),
     "inspect": (workers, "inspect", ["kind", "worker", "as_json"]),
     "workers": (workers, "workers", ["every", "as_json"]),
     "rate-limit": (limits, "rate_limit", ["words", "as_json"]),
@@ -211,6 +218,18 @@ PARSED: list[tuple[str, str, dict[str, Any]]] = [
     ("resume mail", "resume", {"names": ["mail"], "as_json": False}),
     ("schedule", "schedule", {"limit": 50, "as_json": False}),
     ("schedule --limit 5 --json", "schedule", {"limit": 5, "as_json": True}),
+    ("dead-letters", "dead-letters", LETTERS),
+    ("dead-letters show ID --json", "dead-letters", {**LETTERS, "words": ["show", "ID"], "as_json": True}),
+    (
+        "dead-letters requeue --all --name shop.*",
+        "dead-letters",
+        {**LETTERS, "words": ["requeue"], "every": True, "name": "shop.*"},
+    ),
+    (
+        "dead-letters --limit 5 drop a b --yes",
+        "dead-letters",
+        {**LETTERS, "words": ["drop", "a", "b"], "limit": 5, "yes": True},
+    ),
     ("inspect active", "inspect", {"kind": "active", "worker": "", "as_json": False}),
     ("inspect conf --worker celery@a --json", "inspect", {"kind": "conf", "worker": "celery@a", "as_json": True}),
     ("workers", "workers", {"every": False, "as_json": False}),
