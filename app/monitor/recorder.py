@@ -38,6 +38,8 @@ PRUNE_EVERY = 60.0
 PRUNE_FOR = 0.3
 # What SQLite says of a damaged index of texts, which its check of the file may not look into.
 INDEX_DAMAGED = "SQLITE_CORRUPT_VTAB"
+# Messages in a row that may be skipped by a mistake of ours. More of them are no odd messages: going on would skip them all.
+SKIPPED = 100
 # Changes of one transaction that are told live. Nobody reads more of them at once.
 LIVE = 500
 
@@ -84,6 +86,7 @@ class Recorder:
         self._prune_at = 0.0
         self.metrics = Metrics(status, self._known_workers, self._attention_counts, delivery.stats)
         self._counts: dict[str, int] = {}
+        self._skipped = 0
         # After which offset each handler gets events, where the file is gone and no new one could be opened yet.
         self._gone: dict[str, int] | None = None
         self._open()
@@ -146,24 +149,28 @@ class Recorder:
         """
         try:
             told = self._guarded(lambda: self.history.write(messages, self._also))
-        except (Refused, OSError):
+        except (Refused, OSError, MemoryError):
             raise
-        except Exception:
-            self._take_apart(messages)
+        except Exception as error:
+            self._take_apart(messages, error)
             return
+        self._skipped = 0
         now = monotonic()
         self._heard.update(dict.fromkeys({one.event.hostname or "" for one in told}, now))
         self._spread(told)
         if now >= self._prune_at:
             self.prune()
 
-    def _take_apart(self, messages: Sequence[tuple[int, bytes]]) -> None:
+    def _take_apart(self, messages: Sequence[tuple[int, bytes]], error: Exception) -> None:
         """Takes messages of which one can't be taken, and leaves that out: the next restart would fail with it as well."""
         if len(messages) > 1:
             middle = len(messages) // 2
             self.take(messages[:middle])
             self.take(messages[middle:])
             return
+        self._skipped += 1
+        if self._skipped > SKIPPED:
+            raise error
         offset, body = messages[0]
         logger.exception(
             "message %d of the event log is skipped by a mistake of the monitor's own, please report it: %.500r",

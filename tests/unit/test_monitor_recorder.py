@@ -244,6 +244,22 @@ def test_a_restart_right_behind_a_poisonous_message_knows_the_log_again(
     assert site.recorder.position.is_of(7, poison)
 
 
+def test_a_mistake_that_every_message_meets_ends_the_monitor(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = make()
+
+    def fail(*_: Any) -> bool:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(store, "apply", fail)
+        site.take(*(one for number in range(1000) for one in life(str(number))), batch=4)
+    # What it did skip is behind it, so that a restart gets on.
+    assert site.recorder.position is not None
+    assert site.recorder.position.offset == recording.SKIPPED - 1
+    site.take(*(one for number in range(100, 1000) for one in life(str(number))), batch=4)
+    assert site.status.tasks == 900
+
+
 def test_malformed_messages_beside_a_poisonous_one_are_counted_once(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
