@@ -181,7 +181,7 @@ def take(record: Record | None) -> Record | None:
 
 
 def tell(record: Record) -> None:
-    """Says what no broadcast has told; of those Celery says it."""
+    """Says who it was; of what a broadcast has told before, Celery has said so."""
     parts = list(record.ids[:NAMED])
     if len(record.ids) > NAMED:
         parts.append(f"and {len(record.ids) - NAMED} more")

@@ -254,7 +254,8 @@ def test_a_revoke_leaves_no_word_and_no_queue_on_workers(
     with pytest.raises(TaskRevokedError):
         running.get(timeout=20)
     never_ran(broker, waits)
-    assert broker.queues() == queues
+    # Those of earlier tests may vanish meanwhile.
+    assert broker.queues() - queues == set()
     loud = [line for line in worker.text[said:].splitlines() if "WARNING" in line or "ERROR" in line]
     # Celery says of a process that was ended that it was: that is what was asked for.
     assert [line for line in loud if "SIGTERM" not in line] == []
