@@ -124,7 +124,9 @@ def test_another_try_may_be_missed(watch: Watch) -> None:
 def test_another_try_that_was_not_heard_of_being_sent_is_not_missed(watch: Watch) -> None:
     watch.take(*life("a", end="started"), event("retried", 3, "a"))
     assert watch.look(1_000_000) == []
-    # Its sender's word comes late.
+    # Nor is it with the word of its first sending, if that comes late; with that of the second it is.
+    watch.take(*life("b", end="started")[1:], event("retried", 3, "b"), sent(0, "b"))
+    assert watch.look(1_000_000) == []
     watch.take(sent(2.5, retries=1))
     assert watch.look(303) == [("unclaimed", "a")]
 

@@ -124,6 +124,12 @@ def test_a_retry_is_another_attempt_with_a_wait_of_its_own() -> None:
     assert (task.sent, task.sender) == (BASE + 1, 3)
 
 
+def test_a_task_that_asks_for_another_try_need_not_have_failed() -> None:
+    # So Celery tells of a retry without an exception.
+    told = full(made(*life(ID, end="started"), event("retried", 4, ID, ONE, exception="None")), lambda _: None)
+    assert (told["state"], told["exception"], told["steps"][-1]["note"]) == ("RETRY", None, None)
+
+
 def test_waiting_begins_with_the_eta() -> None:
     eta = "2023-11-14T22:13:30+00:00"
     task = made(sent(1, eta=eta), event("received", 10.5, ID, ONE, eta=eta))

@@ -154,9 +154,9 @@ def advance(task: Task, event: Event, code: int, host: int) -> bool:
     if code == STARTED:
         task.started = stamp
     elif code == RETRY:
-        task.exception, task.traceback = event.exception, event.traceback
-        if task.queued is None or task.queued <= (task.received or 0.0):
-            # Nothing was heard of its being sent again, so it can't be said since when it waits.
+        task.exception, task.traceback = raised(event), event.traceback
+        if not sent_again(task):
+            # It can't be said since when it waits.
             task.due = None
     if requeued:
         # From now on it waits for the next worker.
@@ -178,7 +178,7 @@ def finish(task: Task, event: Event, code: int) -> None:
         if task.exception is not None and failed_after(task.steps, stamp):
             task.exception = task.traceback = None
     elif code == FAILURE:
-        task.exception, task.traceback = event.exception, event.traceback
+        task.exception, task.traceback = raised(event), event.traceback
         if task.started is not None:
             task.runtime = max(0.0, stamp - task.started)
 
@@ -193,7 +193,7 @@ def look_back(task: Task, event: Event, code: int) -> None:
         if task.state == FAILURE and task.finished is not None:
             task.runtime = task.finished - stamp
     elif code in {RETRY, FAILURE} and not failed_after(task.steps, stamp):
-        task.exception, task.traceback = event.exception, event.traceback
+        task.exception, task.traceback = raised(event), event.traceback
 
 
 def last(steps: list[Step], code: int, until: float) -> float | None:
@@ -214,12 +214,18 @@ def send(task: Task, event: Event, host: int) -> None:
         again = task.queued is not None
         task.queued = stamp
         task.eta, task.expires = event.eta, event.expires
-        task.due = max(stamp, moment(event.eta))
+        # The word of the first sending may come after that of a retry.
+        task.due = max(stamp, moment(event.eta)) if task.state != RETRY or sent_again(task) else None
         if again and task.attention == UNCLAIMED:
             task.attention, task.attention_since = 0, None
         # The worker's report may have been faster than the sender's.
         measure_wait(task)
     task.retries = max(task.retries, event.retries or 0)
+
+
+def sent_again(task: Task) -> bool:
+    """Whether it was heard of being sent after a worker had it last."""
+    return task.queued is not None and task.queued > (task.received or 0.0)
 
 
 def receive(task: Task, event: Event) -> None:
@@ -274,7 +280,12 @@ def note(event: Event, code: int) -> str:
         return f"terminated by signal {event.signum}" if event.terminated and event.signum else ""
     if code == REJECTED:
         return "requeued" if event.requeue else ""
-    return (event.exception or "")[:200]
+    return (raised(event) or "")[:200]
+
+
+def raised(event: Event) -> str | None:
+    """The exception that an attempt ended with; a task that asks for another try need not have had one."""
+    return None if event.exception == "None" else event.exception
 
 
 def remember(steps: list[Step], step: Step) -> None:
