@@ -30,6 +30,7 @@ class Tasks:
             "failed": lambda: self.sent("FAILURE", "fail", '"no stamps left"'),
             "running": lambda: self.sent("STARTED", "sleep", "250"),
             "held": lambda: self.sent("PENDING", "add", "2", "3", "--countdown", "3600"),
+            "dead": self.dead,
         }
 
     def sent(self, state: str, *words: str) -> str:
@@ -37,9 +38,16 @@ class Tasks:
         eventually(lambda: self.stack.json("task", task)["state"] == state, 60, f"{words} is {state}")
         return task
 
+    def dead(self) -> str:
+        """A task whose name no worker knows; so `invoke call` would not send it."""
+        code = "from app import celery; print(celery.send_task('shop.mail.send', (7,)).id)"
+        task = self.stack.invoke("exec", "worker", "--", "python3", "-c", code).stdout.split()[-1]
+        eventually(lambda: self.stack.json("task", task)["answer"]["kind"] == "dead", 60, "it is dead")
+        return task
+
     def id_of(self, state: str) -> str:
         # One that runs may be ended by what the block does.
-        if state not in self.known or state == "running":
+        if state not in self.known or state in {"running", "dead"}:
             self.known[state] = self.make[state]()
         return self.known[state]
 

@@ -19,7 +19,7 @@ __all__ = ["STATES", "UUID", "Block", "Command", "blocks"]
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 # What a block's ids may be of; without a comment, of a task that succeeded.
-STATES = ("succeeded", "failed", "running", "held")
+STATES = ("succeeded", "failed", "running", "held", "dead")
 
 BLOCK = re.compile(r"(?P<comments>(?:<!-- [^\n]+ -->\n)*)```console\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"<!-- (not run|IDs|before): (.+) -->")
