@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import time
 import urllib.request
 import uuid
 from collections import Counter
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import amqp
+import kombu
 import pytest
 from celery import Celery
 from celery.exceptions import TaskRevokedError
@@ -234,6 +236,19 @@ def test_a_producer_may_revoke_but_not_end(broker: Broker, worker: Worker, produ
     eventually(lambda: f"revoked by {read_last(broker).by}: {running.id}" in worker.text, 20, worker.tail)
     assert running.state == "STARTED"
     worker.kill()
+
+
+def test_a_producer_of_stock_celery_revokes_as_the_docs_say(broker: Broker, make_worker: MakeWorker) -> None:
+    # docs/topology.md, "A producer of your own".
+    web = Celery("web", broker=broker.url("producer"), set_as_current=False)
+    web.conf.broker_transport_options = {"confirm_publish": True}
+    waits = add.delay(1, 1)
+    with web.connection_for_write() as connection:
+        record = {"at": time.time(), "by": "web", "ids": [waits.id]}
+        kombu.Producer(connection).publish(record, exchange="celery.revoked", routing_key="", serializer="json")
+    make_worker()
+    never_ran(broker, waits)
+    assert read_last(broker).by == "web"
 
 
 def read_last(broker: Broker) -> Any:
