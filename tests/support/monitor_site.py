@@ -138,6 +138,8 @@ class FakeReader:
         ]
 
     def chart(self, since: datetime, until: datetime, points: int, name: str | None) -> list[dict[str, Any]]:
+        if self.error is not None:
+            raise self.error
         step = (until - since).total_seconds() / points
         return [
             {

@@ -153,6 +153,15 @@ def test_every_combination_of_filters(shop: Shop, limit: int) -> None:
         assert backwards == shop.ids(**wanted)[::-1], asked
 
 
+def test_a_name_of_its_own_for_each_task(history: History, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "WORDS", 20)
+    take(history, *(one for number in range(30) for one in life(str(number), name=f"report.{number:02}")))
+    assert reader.names() == [f"report.{number:02}" for number in range(20)]
+    assert len(pages(reader, name="report.1*")) == 10
+    with pytest.raises(ValueError, match=r"name: 'report\.\*' stands for more than 20; write more of it"):
+        reader.tasks(Filter(name="report.*"))
+
+
 def test_from_and_until(shop: Shop) -> None:
     times = sorted(one["time"] - BASE for one in shop.known)
     for since, until in ((None, None), (times[50], None), (None, times[200]), (times[50], times[200]), (1e6, None)):

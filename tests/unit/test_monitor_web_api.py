@@ -100,6 +100,8 @@ def test_what_the_history_does_not_take_is_told(site: Site) -> None:
     site.reader.error = ValueError("this cursor is of another search")
     answer = site.get("/tasks?cursor=x")
     assert (answer.status, answer.json) == (400, {"error": "this cursor is of another search"})
+    site.reader.error = ValueError("name: '*' stands for more than 10,000; write more of it")
+    assert site.get("/chart?name=*").status == 400
 
 
 def test_one_task_and_its_family(site: Site) -> None:

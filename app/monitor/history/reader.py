@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, TypeAlias
@@ -39,6 +40,9 @@ COUNT_LIMIT = 200_000
 SORTED_AMONG = 5_000
 # Letters that the index of texts needs; shorter texts are looked for in the rows themselves.
 TRIGRAM = 3
+# Names that a pattern may stand for, and that are listed. There are more only where each task has a name of its own; and
+# SQLite takes no more than 32,766 values in a question.
+WORDS = 10_000
 # Tasks of a family, and children of a task, that are shown.
 FAMILY = 500
 CHILDREN = 100
@@ -139,14 +143,12 @@ class Reader:
         if "*" not in asked and "?" not in asked:
             row = self._connection.execute("SELECT key FROM word WHERE text = ?", (asked,)).fetchone()
             return [row[0]] if row else []
-        if column == "queue":
-            # Not worth an index of its own; there are few words that look like a queue.
-            return [
-                key
-                for key, text in self._connection.execute("SELECT key, text FROM word")
-                if fnmatch.fnmatchcase(text, asked)
-            ]
-        return [key for key, text in self._distinct(column) if fnmatch.fnmatchcase(text, asked)]
+        # Queues are not worth an index of their own; there are few words that look like one.
+        words = self._connection.execute("SELECT key, text FROM word") if column == "queue" else self._distinct(column)
+        found = [key for key, text in words if fnmatch.fnmatchcase(text, asked)]
+        if len(found) > WORDS:
+            raise ValueError(f"{column}: {asked!r} stands for more than {WORDS:,}; write more of it")
+        return found
 
     def _distinct(self, column: str) -> Iterator[tuple[int, str]]:
         """The words that ``column`` has, by hopping through its index."""
@@ -403,7 +405,11 @@ class Reader:
         return {"states": states, "attention": attention}
 
     def chart(self, since: datetime, until: datetime, points: int, name: str | None = None) -> list[Row]:
-        """How tasks ended over time, in ``points`` steps of whole minutes."""
+        """How tasks ended over time, in ``points`` steps of whole minutes.
+
+        Raises:
+            ValueError: ``name`` is a pattern that stands for too many.
+        """
         start, end = int(since.timestamp()) // 60, -(-int(until.timestamp()) // 60)
         step = max(1, -(-(end - start) // max(1, points)))
         conditions, values = "minute >= ? AND minute < ?", [start, end]
@@ -434,8 +440,8 @@ class Reader:
         return rows
 
     def names(self) -> list[str]:
-        """The names of all tasks in the history."""
-        return sorted(text for _, text in self._distinct("name"))
+        """The names of the tasks in the history, those heard of first where there are more than 10,000."""
+        return sorted(text for _, text in islice(self._distinct("name"), WORDS))
 
     def queues(self) -> list[str]:
         """The queues that tasks of the last day were sent to."""

@@ -104,7 +104,14 @@ class Chart(Base):
         since, until = whole(since), whole(until)
         points = of.number("points", 1, MOST_POINTS, CHART_POINTS)
         name = of.text("name")
-        self.send_json(await self.ask(lambda reader: encode({"points": reader.chart(since, until, points, name)})))
+
+        def answer(reader: Reader) -> bytes:
+            try:
+                return encode({"points": reader.chart(since, until, points, name)})
+            except ValueError as error:
+                raise Refused(400, str(error)) from None
+
+        self.send_json(await self.ask(answer))
 
 
 class Metrics(Base):
