@@ -311,11 +311,13 @@ def test_a_full_disk_is_said_at_once_and_nothing_is_sent(stack: Checkout) -> Non
     try:
         broker_tool(stack, "rabbitmqctl", "set_disk_free_limit", "1000000GB")
         eventually(lambda: "alarm" in stack.invoke("call", "add", "2", "3", check=False).stderr, 60, "the alarm")
-        done = stack.invoke("call", "add", "2", "3", "--wait", check=False)
+        sent = stack.invoke("call", "add", "2", "3", "--wait", check=False)
+        revoked = stack.invoke("revoke", str(uuid.uuid4()), check=False)
     finally:
         broker_tool(stack, "rabbitmqctl", "set_disk_free_limit", "100MB")
-    assert done.returncode == ExitCode.BROKER
-    assert "error: the broker takes no messages: its disk space alarm is on." in done.stderr
+    for done in (sent, revoked):
+        assert done.returncode == ExitCode.BROKER
+        assert "error: the broker takes no messages: its disk space alarm is on." in done.stderr
     eventually(lambda: stack.invoke("call", "add", "2", "3", "--wait", check=False).stdout == "5\n", 60)
 
 
