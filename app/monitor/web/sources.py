@@ -5,16 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 
+from app.monitor.history import task
 from app.monitor.history.reader import SORTS, Filter, Page
+from app.monitor.history.task import STATES
 
 __all__ = ["ATTENTION", "FINAL", "SORTS", "STATES", "Filter", "Json", "Page", "Reader"]
 
 Json: TypeAlias = dict[str, Any]
 
-# Celery's names, in the order of a task's life.
-STATES = ("PENDING", "RECEIVED", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED", "REJECTED")
-FINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED", "REJECTED"})
-ATTENTION = ("unclaimed", "stalled", "orphaned")
+FINAL = frozenset(STATES[code] for code in task.FINAL)
+ATTENTION = task.ATTENTION[1:]
 
 
 class Reader(Protocol):
