@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import uuid
 from threading import Thread
 from time import monotonic
@@ -59,6 +60,12 @@ class Revokes(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Raises a connection error, after which Celery connects anew, if the stream can't be read now."""
+        if not hasattr(select, "poll"):
+            # The pool of eventlet takes it from the standard library.
+            logger.error(
+                "revokes reach this worker by broadcast only: its pool lets nothing wait for the stream %s", STREAM
+            )
+            return
         begun = monotonic()
         self._stop = Stop()
         log: Reader | None = None

@@ -538,6 +538,16 @@ def test_a_worker_starts_without_the_stream_says_so_and_looks_for_it(
     assert soon(lambda: "a" in state.revoked)
 
 
+def test_a_pool_without_poll_runs_without_the_stream(
+    revokes: step.Revokes, stream: Stream, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(select, "poll")
+    start(revokes)
+    assert "revokes reach this worker by broadcast only" in caplog.text
+    assert stream.bodies == []
+    revokes.stop(None)
+
+
 def test_a_connection_that_is_lost_is_made_anew(
     revokes: step.Revokes, stream: Stream, caplog: pytest.LogCaptureFixture
 ) -> None:
