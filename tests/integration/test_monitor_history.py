@@ -133,8 +133,10 @@ def test_a_task_that_nobody_takes(broker: Broker, watchful: Monitor, make_worker
 
 def test_a_task_whose_worker_was_killed(broker: Broker, watchful: Monitor, make_worker: MakeWorker) -> None:
     only(broker, "4.3", "system", because="silence takes its time, and 4.0 delivers again as 4.3 does")
+    # Before it has read what is in the log it would see nothing of the task.
+    eventually(lambda: watchful.ask("/readyz")[0] == 200, 60, watchful.tail)
     first = make_worker()
-    sent = sleep.delay(3)
+    sent = sleep.delay(6)
     eventually(lambda: watchful.task(sent.id).get("state") == "STARTED", 60, watchful.tail)
     first.kill()
     # Nobody else is there who would take it.
