@@ -299,6 +299,8 @@ class Recorder:
                 self._begin_anew(self._gone)
             return work()
         except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorname", "").startswith(INDEX_DAMAGED) and self._index_again():
+                raise Refused("the history's index of texts was damaged, and is made again") from error
             if damaged(error):
                 self._leave()
                 set_aside(self._folder / FILE, error)
@@ -312,8 +314,17 @@ class Recorder:
         # Another connection, since the writer's may still have the pages as they were.
         with closing(connect(self._folder / FILE, readonly=True)) as connection:
             found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-        if found != "ok" or str(seen).startswith(INDEX_DAMAGED):
+        if found != "ok" or (str(seen).startswith(INDEX_DAMAGED) and not self._index_again()):
             raise sqlite3.DatabaseError(f"database disk image is malformed: {found}")
+
+    def _index_again(self) -> bool:
+        """Makes the index of texts anew from the tasks, which may be older than the log; whether it could be."""
+        logger.error("the history's index of texts is damaged: making it again, half a minute for a million tasks")
+        try:
+            self.history.connection.execute("INSERT INTO task_text (task_text) VALUES ('rebuild')")
+        except sqlite3.DatabaseError:
+            return False
+        return True
 
     def _leave(self) -> None:
         """Closes a file that is of no use any more. What handlers were handed from it they are not handed again."""
@@ -324,6 +335,8 @@ class Recorder:
     def _begin_anew(self, after: dict[str, int]) -> None:
         """Opens a new history in place of one that was left."""
         self._open()
+        # Of searches that still had the old file open.
+        self._status.suspect = None
         for name, offset in after.items():
             enroll(self.history.connection, [name], offset)
         self._after, self._gone = after, None

@@ -567,3 +567,17 @@ def test_settings_reach_what_they_are_for(make: Make, monkeypatch: pytest.Monkey
         site.take(heartbeat(1))
         site.recorder.look()
     assert states(site, "b")[-1] == "STALLED"
+
+
+def test_a_damaged_index_of_texts_is_made_again_and_no_task_is_lost(make: Make) -> None:
+    site = make()
+    site.take(*(one for number in range(50) for one in life(f"task {number:02}", args=f"('needle {number}',)")))
+    site.recorder.history.connection.execute("UPDATE task_text_data SET block = x'00' WHERE id > 10")
+    site.status.suspect = "SQLITE_CORRUPT_VTAB"
+    site.recorder.look()
+    assert (site.recorder.position is None, site.status.suspect) == (False, None)
+    reader = Reader(site.folder / FILE)
+    try:
+        assert [one["id"] for one in reader.tasks(Filter(text="needle 17")).tasks] == ["task 17"]
+    finally:
+        reader.close()

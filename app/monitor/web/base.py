@@ -141,10 +141,11 @@ class Base(RequestHandler):
         scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             address = self.address
-            if wait := access.tokens.wait(address):
-                raise too_many(wait, "tokens")
             who = access.by_token(token.strip())
             if who is None and not self.public:
+                # Only wrong ones: behind a published port all programs have one address, and nobody guesses a token.
+                if wait := access.tokens.wait(address):
+                    raise too_many(wait, "tokens")
                 access.tokens.failed(address)
                 raise Refused(401, "the token is wrong; it is in .warren/secrets/monitor-token", CHALLENGE)
             return who
