@@ -248,15 +248,18 @@ class One:
             return ""
         if count:
             return f"; {count} worker{'s take' if count > 1 else ' takes'} tasks from {self.queue}"
+        if pause := self.facts.paused.get(self.queue or ""):
+            when = f"at {at(pause.at, self.now)}{f' by {one_line(pause.by)}' if pause.by else ''}"
+            return (
+                f"; {self.queue} was paused {when}: `invoke resume {self.queue}` lets workers take tasks from it again"
+            )
         up = len(self.facts.nodes or [])
         if not up:
             return f"; no worker takes tasks from {self.queue}: none is up (`invoke scale-workers 1` starts one)"
         others = sorted({name for found in self.facts.consumed.values() for name in found})
-        what = (
-            f"it takes tasks from {', '.join(others)}" if others else "it takes from no queue: `invoke resume` lets it"
-        )
+        what = f"it takes tasks from {', '.join(others)}" if others else "it takes tasks from no queue"
         if up > 1:
-            what = what.replace("it takes", "they take").replace("lets it", "lets them")
+            what = what.replace("it takes", "they take")
         return f"; no worker takes tasks from {self.queue}: {up} {'are' if up > 1 else 'is'} up, but {what}"
 
     # --- ended

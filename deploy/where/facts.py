@@ -83,6 +83,8 @@ class Facts:
     queues: dict[str, Depth] = field(default_factory=dict)
     letters: dict[str, Letter] = field(default_factory=dict)
     revokes: dict[str, Record] = field(default_factory=dict)
+    paused: dict[str, Record] = field(default_factory=dict)
+    """The queues that are paused."""
     before: dict[str, tuple[int, bool]] = field(default_factory=dict)
     """Of waiting tasks: how many are before them, and whether there are more than were counted."""
     uncertain: list[str] = field(default_factory=list)
@@ -207,7 +209,7 @@ def ask_broker(s: Session, ids: Sequence[str], facts: Facts) -> None:
     with connected(s, "ops"), connect(s, "ops") as connection:
         facts.queues = depths(connection, names)
     try:
-        facts.revokes = revokes_of(s, set(ids))
+        facts.revokes, facts.paused = read_stream(s, set(ids))
     except Unavailable as error:
         facts.uncertain.append(f"revokes could not be read: {error}")
 
@@ -249,23 +251,37 @@ def revokes_of(s: Session, ids: set[str]) -> dict[str, Record]:
     Raises:
         app.eventlog.Unavailable: the stream of revokes can't be read.
     """
+    return read_stream(s, ids)[0]
+
+
+def read_stream(s: Session, ids: set[str]) -> tuple[dict[str, Record], dict[str, Record]]:
+    """As :func:`revokes_of`, and the queues that are paused, each by the record that says so.
+
+    Raises:
+        app.eventlog.Unavailable: the stream of revokes can't be read.
+    """
     from app.eventlog import Log
     from app.revokes.log import STREAM, decode
 
     s.runner.show(f"read the stream {STREAM}  # as user ops")
     found: dict[str, Record] = {}
+    paused: dict[str, Record] = {}
     with Log(s.broker_url("ops"), stream=STREAM) as stream:
         end = stream.end(EMPTY_WAIT)
         if end is None:
-            return found
+            return found, paused
         stream.consume("first")
         while (message := stream.next_raw(WORKER_PATIENCE)) is not None:
             offset, body = message
-            if mentions(body, ids) and (record := decode(body)) is not None:
+            if (b'"queue"' in body or mentions(body, ids)) and (record := decode(body)) is not None:
                 found |= dict.fromkeys(ids.intersection(record.ids), record)
+                if record.queue and record.paused:
+                    paused[record.queue] = record
+                else:
+                    paused.pop(record.queue, None)
             if offset >= end:
                 break
-    return found
+    return found, paused
 
 
 def ask_workers(s: Session, ids: Sequence[str], facts: Facts) -> None:

@@ -10,6 +10,7 @@ from celery import Celery
 
 from app.tasks import add, fail, retry, sleep
 from deploy import monitor_api, where
+from deploy.commands import queues
 from deploy.where import Answer
 from tests.integration.conftest import MakeWorker
 from tests.support.brokers import Broker
@@ -80,6 +81,20 @@ def test_reserved_by_a_busy_worker(ask: Asker, producer: Celery, make_worker: Ma
         reserved.id, "reserved", f"reserved by {worker.node}", f"busy with app.tasks.sleep {running.id} for"
     )
     assert answer.worker == worker.node
+
+
+def test_waiting_in_a_queue_that_is_paused(
+    ask: Asker, broker: Broker, producer: Celery, make_worker: MakeWorker
+) -> None:
+    make_worker()
+    s = ask.sessions["monitor"]
+    queues.pause(s, ["default"], True)
+    try:
+        sent = add.delay(1, 2)
+        ask.soon(sent.id, "waiting", "default was paused at", "`invoke resume default`")
+    finally:
+        queues.resume(s, ["default"], True)
+    ask.soon(sent.id, "succeeded")
 
 
 def test_scheduled(ask: Asker, producer: Celery) -> None:
