@@ -31,7 +31,8 @@ def history(s: Session, limit: int, as_json: bool, **filters: Any) -> None:
         print_json({"tasks": tasks, "more": more})
         return
     if not tasks:
-        note("no task matches" + (" so far: the search was cut off; narrow it with --since, --name or --worker" if more else ""))
+        cut = " so far: the search was cut off; narrow it with --since, --name or --worker"
+        note("no task matches" + (cut if more else ""))
         return
     console = looks.console()
     for one in looks.listing(tasks, looks.terminal_width()):
