@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from time import sleep as sleep_
@@ -52,10 +53,13 @@ def test_killed_in_a_tight_loop_during_a_flood(broker: Broker, make_monitor: Mak
     sender = Thread(target=flood.send, args=(broker,))
     sender.start()
     kills = 0
+
+    def got_on(at: int) -> bool:
+        return monitor.position > at or (not sender.is_alive() and at >= before)
+
     # Each time it got on, it is killed; the next transaction is then under way.
     while sender.is_alive() or monitor.position < before:
-        at = monitor.position
-        eventually(lambda at=at: monitor.position > at or not sender.is_alive(), 60, monitor.tail)  # type: ignore[misc]
+        eventually(partial(got_on, monitor.position), 60, monitor.tail)
         monitor.kill()
         monitor.start()
         kills += 1
