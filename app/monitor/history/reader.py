@@ -522,8 +522,12 @@ def decode_cursor(text: str | None) -> Place | None:
 
 
 def trigrams(text: str) -> str:
-    """What asks the index of texts for rows that have all runs of three letters of ``text``."""
-    runs = dict.fromkeys(text[place : place + TRIGRAM] for place in range(len(text) - TRIGRAM + 1))
+    """What asks the index of texts for rows that may have ``text``: runs of three letters that together cover it.
+
+    All runs would find hardly fewer, and each that is common costs a look through all its rows.
+    """
+    places = [*range(len(text) - TRIGRAM, 0, -TRIGRAM), 0]
+    runs = dict.fromkeys(text[place : place + TRIGRAM] for place in places)
     return " AND ".join('"' + run.replace('"', '""') + '"' for run in runs)
 
 
