@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from app.environment import Variables, read
+from app.event_types import TASK_TYPES, TYPES, WORKER_TYPES
 
 __all__ = ["AppSettings", "from_environment"]
 
@@ -19,16 +20,13 @@ QUEUE_NAMES = r"^[a-z][a-z0-9_-]{0,62}$"
 Seconds = Annotated[int, Meta(ge=2, le=604_800, title="a number of seconds from 2 to 604800 (a week)")]
 
 # What the monitor tells of tasks and workers, as handlers are given it.
-EVENT_TYPES = (
-    r"^(task-(sent|received|started|succeeded|failed|retried|revoked|rejected|cancelled|unclaimed|stalled|orphaned)"
-    r"|worker-(online|offline))$"
-)
+EVENT_TYPES = f"^({'|'.join(TYPES)})$"
 EventTypes = Annotated[
     tuple[Annotated[str, Meta(pattern=EVENT_TYPES)], ...],
     Meta(
         min_length=1,
-        title="a list of events: task-sent, -received, -started, -succeeded, -failed, -retried, -revoked, -rejected, "
-        "-cancelled, -unclaimed, -stalled, -orphaned, worker-online, worker-offline",
+        title="a list of events: "
+        + ", ".join((TASK_TYPES[0], *(one.removeprefix("task") for one in TASK_TYPES[1:]), *WORKER_TYPES)),
         extra={"list": True},
     ),
 ]

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from app.event_types import HEARTBEAT
 from app.monitor.handlers.delivery import Delivery
 from app.monitor.handlers.outbox import enroll, identity, positions, retire
 from app.monitor.handlers.registry import Registry
@@ -246,7 +247,7 @@ class Recorder:
         if self._registry.names:
             self._delivery.wake(self._registry.names)
         if self._hub.heard:
-            changes = [self._change(one) for one in told[-LIVE:] if one.event.type != "worker-heartbeat"]
+            changes = [self._change(one) for one in told[-LIVE:] if one.event.type != HEARTBEAT]
             if len(told) > LIVE:
                 changes.insert(0, {"type": "skipped", "count": len(told) - LIVE})
             if changes:

@@ -12,6 +12,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
+from app.event_types import CONCLUDED, HEARTBEAT, LOGGED, WORKER_TYPES
 from app.eventlog import Entry, Event, Start, Unavailable, read, replay, replay_raw, salvage
 from app.monitor.lines import as_json, as_text, printable, record, time_of
 from app.monitor.names import Names
@@ -22,9 +23,7 @@ from deploy.session import Session
 
 __all__ = ["TYPES", "Wanted", "events", "types_of"]
 
-TASK_TYPES = ("sent", "received", "started", "succeeded", "failed", "retried", "revoked", "rejected", "cancelled")
-WORKER_TYPES = ("online", "offline", "heartbeat")
-TYPES = (*(f"task-{one}" for one in TASK_TYPES), *(f"worker-{one}" for one in WORKER_TYPES))
+TYPES = (*LOGGED, *WORKER_TYPES, HEARTBEAT)
 
 # Events that are told where nothing says which.
 TAIL = 100
@@ -101,17 +100,17 @@ def types_of(text: str, heartbeats: bool) -> frozenset[str]:
                 found.add(known)
                 break
         else:
-            if one.removeprefix("task-") in {"unclaimed", "stalled", "orphaned"}:
+            if {one, f"task-{one}"} & set(CONCLUDED):
                 raise WarrenError(
                     f"{one} is no event of the log but what the monitor concludes from it; see `invoke history --attention`",
                     ExitCode.USAGE,
                 )
-            short = ", ".join((*TASK_TYPES, *(f"worker-{one}" for one in WORKER_TYPES)))
+            short = ", ".join(one.removeprefix("task-") for one in TYPES)
             raise WarrenError(f"there is no event {one!r} in the log; choose from {short}", ExitCode.USAGE)
     if not found:
-        found = set(TYPES) - {"worker-heartbeat"}
+        found = set(TYPES) - {HEARTBEAT}
     if heartbeats:
-        found.add("worker-heartbeat")
+        found.add(HEARTBEAT)
     return frozenset(found)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from app.monitor.history.events import TASK_TYPES, Decoder
+from app.event_types import LOGGED
+from app.monitor.history.events import Decoder
 from app.monitor.history.store import Told
 from app.monitor.history.task import PENDING, Task
 from app.monitor.lines import as_json, as_text
@@ -80,7 +81,7 @@ FIELDS = (
 
 @pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
 def test_it_says_what_lines_says_of_any_event(value: Any) -> None:
-    for kind in sorted(TASK_TYPES):
+    for kind in LOGGED:
         for field in (*FIELDS, "terminated", "expired", "requeue", "root_id", "parent_id", "hostname", "uuid", "all"):
             fields = dict.fromkeys(FIELDS, value) if field == "all" else {field: value}
             what = told({**event(kind.removeprefix("task-"), 1, "an id"), **fields})

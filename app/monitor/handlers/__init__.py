@@ -21,10 +21,11 @@ row goes when the handler has returned. So every event reaches every handler tha
 
 from __future__ import annotations
 
+from app.event_types import TYPES
 from app.monitor.handlers.delivery import Delivery, HandlerStats
 from app.monitor.handlers.loading import load
 from app.monitor.handlers.outbox import enroll, positions, retire, trim
-from app.monitor.handlers.registry import TYPES, Handler, Registry, on
+from app.monitor.handlers.registry import Handler, Registry, on
 
 __all__ = [
     "TYPES",

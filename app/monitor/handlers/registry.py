@@ -11,16 +11,11 @@ from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["FIELDS", "TYPES", "Event", "Handler", "Registry", "Subscription", "on", "subscriptions", "unknown_type"]
+from app.event_types import TYPES, WORKER_TYPES
+
+__all__ = ["FIELDS", "Event", "Handler", "Registry", "Subscription", "on", "subscriptions", "unknown_type"]
 
 Event: TypeAlias = dict[str, Any]
-
-TASK_TYPES = (
-    *("task-sent", "task-received", "task-started", "task-succeeded", "task-failed", "task-retried", "task-revoked"),
-    *("task-rejected", "task-cancelled", "task-unclaimed", "task-stalled", "task-orphaned"),
-)
-WORKER_TYPES = ("worker-online", "worker-offline")
-TYPES = (*TASK_TYPES, *WORKER_TYPES)
 
 # What every event has, if only None: a handler need not ask what is there.
 FIELDS = (
@@ -39,7 +34,7 @@ Function = TypeVar("Function", bound=Callable[[Event], object])
 
 
 def unknown_type(type_: object) -> str | None:
-    """What is wrong with ``type_``, or None if it is one of :data:`TYPES`."""
+    """What is wrong with ``type_``, or None if it is one of :data:`app.event_types.TYPES`."""
     if type_ in TYPES:
         return None
     near = difflib.get_close_matches(str(type_), TYPES, n=1, cutoff=0.5)

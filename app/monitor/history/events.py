@@ -13,18 +13,14 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-__all__ = ["TASK_TYPES", "WORKER_TYPES", "Decoder", "Event"]
+from app.event_types import HEARTBEAT, LOGGED, WORKER_TYPES
+
+__all__ = ["Decoder", "Event"]
 
 logger = logging.getLogger("warren.monitor")
 
-TASK_TYPES = frozenset(
-    f"task-{what}"
-    for what in (
-        *("sent", "received", "started", "succeeded", "failed"),
-        *("retried", "revoked", "rejected", "cancelled"),
-    )
-)
-WORKER_TYPES = frozenset({"worker-online", "worker-heartbeat", "worker-offline"})
+OF_TASKS = frozenset(LOGGED)
+OF_WORKERS = frozenset((*WORKER_TYPES, HEARTBEAT))
 
 # Bytes of one message. Workers put 24 events into one, each with a traceback of some 10 KB at worst.
 MESSAGE_LIMIT = 4_000_000
@@ -123,12 +119,12 @@ class Decoder:
     def _flaw(self, event: Event) -> str | None:
         """The kind of what is wrong with an event, or None."""
         flaw = None
-        if event.type in TASK_TYPES:
+        if event.type in OF_TASKS:
             if not event.uuid:
                 flaw = "no uuid"
             elif len(event.uuid) > NAME_LIMIT or (event.name is not None and len(event.name) > NAME_LIMIT):
                 flaw = "id or name too long"
-        elif event.type not in WORKER_TYPES:
+        elif event.type not in OF_WORKERS:
             flaw = "unknown type"
         elif not event.hostname:
             flaw = "no hostname"
@@ -167,7 +163,7 @@ class Decoder:
                 self._skip("not an object", offset, body, type(item).__name__)
             elif not isinstance(item.get("type"), str):
                 self._skip("no type", offset, body, "")
-            elif item["type"] not in TASK_TYPES and item["type"] not in WORKER_TYPES:
+            elif item["type"] not in OF_TASKS and item["type"] not in OF_WORKERS:
                 self._skip("unknown type", offset, body, f"{item['type']:.100}")
             else:
                 try:

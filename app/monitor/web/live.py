@@ -8,17 +8,12 @@ from typing import ClassVar, cast
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
+from app.event_types import TYPES
 from app.monitor.web.base import Base
 from app.monitor.web.broadcast import Full, Listener, Wanted
 from app.monitor.web.errors import Refused
 
-__all__ = ["TYPES", "Events"]
-
-TYPES = (
-    *("task-sent", "task-received", "task-started", "task-succeeded", "task-failed", "task-retried", "task-revoked"),
-    *("task-rejected", "task-cancelled", "task-unclaimed", "task-stalled", "task-orphaned"),
-    *("worker-online", "worker-offline"),
-)
+__all__ = ["Events"]
 
 # Seconds. Proxies close what has been silent for a minute.
 HEARTBEAT = 15

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.monitor.web.live import TYPES
+from app.event_types import TYPES
 from app.monitor.web.sources import ATTENTION, SORTS, STATES
 
 __all__ = ["document"]

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from msgspec.structs import replace
 
+from app.event_types import TYPES
 from app.monitor.history.clock import rfc3339
 from app.monitor.history.reader import decode_cursor
 from app.monitor.web import charts, show
@@ -15,7 +16,6 @@ from app.monitor.web.actions import retry_refusal, revoke_refusal
 from app.monitor.web.api import SAID, find, known, unready
 from app.monitor.web.base import Base, encode
 from app.monitor.web.errors import Refused
-from app.monitor.web.live import TYPES
 from app.monitor.web.parameters import SEARCH, Parameters, search
 from app.monitor.web.recent import Recent
 from app.monitor.web.sources import ATTENTION, STATES, Filter, Json, Reader
