@@ -10,8 +10,7 @@ import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from kombu.exceptions import OperationalError
-
+from app import sending
 from deploy.commands.control import ask, connected, nodes, refuse_under_alarm
 from deploy.errors import ExitCode, WarrenError, reason
 from deploy.output import note, print_json, say
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from celery import Celery
 
 __all__ = ["call", "value_of"]
-
-# Seconds that the broker gets to confirm a task. It takes thousandths; an alarm makes it wait for ever.
-CONFIRM_PATIENCE = 5
 
 
 def as_json_value(text: str) -> Any:
@@ -169,26 +165,15 @@ def value_of(s: Session, name: str, args: list[Any]) -> Any:
 
 
 def publish(app: Celery, name: str, **options: Any) -> Any:
-    """Sends a task, and returns its result-to-be when the broker has confirmed it.
+    """As :func:`app.sending.publish`.
 
     Raises:
         WarrenError: the broker does not confirm it.
     """
-    connection = app.connection_for_write()
-    connection.connect()
     try:
-        sent = app.send_task(name, connection=connection, confirm_timeout=CONFIRM_PATIENCE, **options)
-    except (TimeoutError, OperationalError) as error:
-        # A broker that reads no more does not answer a goodbye either: closing would wait for that without end.
-        connection.collect()
-        if not isinstance(error, TimeoutError) and not isinstance(error.__cause__, TimeoutError):
-            raise
-        raise WarrenError(
-            "the broker did not confirm the task, which may or may not run; `invoke status` shows what ails it",
-            ExitCode.BROKER,
-        ) from error
-    connection.release()
-    return sent
+        return sending.publish(app, name, **options)
+    except sending.Unconfirmed as error:
+        raise WarrenError(str(error), ExitCode.BROKER) from error
 
 
 def waited(sent: Any, name: str, patience: float, show: Callable[[Any], None] = lambda sent: None) -> Any:

@@ -10,7 +10,7 @@ from amqp.exceptions import AccessRefused, NotAllowed, NotFound
 from celery.exceptions import TimeoutError as ResultTimeout
 from kombu.exceptions import OperationalError
 
-from app import eventlog
+from app import eventlog, sending
 from deploy import management
 from deploy.commands import control, log, results, send
 from deploy.errors import ExitCode, WarrenError
@@ -138,7 +138,7 @@ def test_arguments_are_json(world: World, session: Session, args: list[str], val
     call(session, "add", *args)
     ((name, options),) = world.tasks_sent()
     assert name == "app.tasks.add"
-    assert options == {"args": values, "kwargs": {}, "ignore_result": True, "confirm_timeout": send.CONFIRM_PATIENCE}
+    assert options == {"args": values, "kwargs": {}, "ignore_result": True, "confirm_timeout": sending.CONFIRM_PATIENCE}
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 # Seconds that a worker gets to answer. One that is there answers in a few hundredths.
 REPLY_PATIENCE = 1.0
-# Seconds that the broker gets to confirm a task. It takes thousandths; an alarm makes it wait for ever.
-CONFIRM_PATIENCE = 5
 # Actions that wait for the one before: each may take some seconds while the broker is away.
 MOST_WAITING = 16
 # Characters of arguments that are read back. Celery writes down 1,024; Python's parser takes a hundred times the text.
@@ -184,37 +182,24 @@ class Actions:
 
 
 def publish(app: Celery, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], queue: str) -> str:
-    """Sends a task; its id, when the broker has confirmed it."""
-    from kombu.exceptions import EncodeError, OperationalError
+    """Sends a task; its id, when the broker has confirmed it.
 
-    connection = app.connection_for_write()
-    connection.connect()
+    Raises:
+        Refused: 409, its arguments can't be sent; 504, the broker did not confirm it.
+    """
+    from kombu.exceptions import EncodeError
+
+    from app import sending
+
     try:
-        sent = app.send_task(
-            name,
-            args=args,
-            kwargs=kwargs,
-            queue=queue,
-            connection=connection,
-            confirm_timeout=CONFIRM_PATIENCE,
-            # Nobody will read the reply; its queue would stay for a day.
-            ignore_result=True,
-        )
+        # Nobody will read the reply; its queue would stay for a day.
+        return str(sending.publish(app, name, args=args, kwargs=kwargs, queue=queue, ignore_result=True).id)
     except EncodeError as error:
-        connection.release()
         raise Refused(
             409, f"the arguments can't be written as JSON ({error}), so the task can't be sent again"
         ) from error
-    except (TimeoutError, OperationalError) as error:
-        # A broker that reads no more does not answer a goodbye either: closing would wait for that without end.
-        connection.collect()
-        if not isinstance(error, TimeoutError) and not isinstance(error.__cause__, TimeoutError):
-            raise
-        raise Refused(
-            504, "the broker did not confirm the task, which may or may not run; `invoke status` shows what ails it"
-        ) from error
-    connection.release()
-    return str(sent.id)
+    except sending.Unconfirmed as error:
+        raise Refused(504, str(error)) from error
 
 
 def connected(work: Callable[[], T]) -> T:
