@@ -19,6 +19,7 @@ from app.eventlog import Stop
 from app.monitor.handlers.failure import reason, tidy
 from app.monitor.handlers.outbox import BOUND, Outbox, identity, trim
 from app.monitor.handlers.registry import FIELDS, Event, Handler, Registry
+from app.monitor.history.schema import connect
 
 __all__ = ["Delivery", "HandlerStats"]
 
@@ -328,7 +329,7 @@ class Delivery:
 
     def stats(self) -> dict[str, HandlerStats]:
         """Counts by handler. Counting what waits takes some 30 ms for each million."""
-        with suppress(sqlite3.Error), closing(connect(self._path)) as connection:
+        with suppress(sqlite3.Error), closing(connect(self._path, readonly=True)) as connection:
             for name, courier in self._couriers.items():
                 courier.waiting = connection.execute(
                     "SELECT count(*) FROM outbox WHERE handler = ? AND key > ?", (name, courier.done)
@@ -357,7 +358,3 @@ class Delivery:
         for courier in self._couriers.values():
             if courier.thread.ident is not None:
                 courier.thread.join(max(0.0, until - monotonic()))
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
