@@ -19,7 +19,7 @@ from app.monitor.history import shape
 from app.monitor.history.aggregates import COUNTED
 from app.monitor.history.clock import rfc3339
 from app.monitor.history.schema import connect
-from app.monitor.history.store import SELECT, task_of
+from app.monitor.history.store import COLUMNS, SELECT, task_of
 from app.monitor.history.task import ATTENTION, FAILURE, RETRY, REVOKED, STATES, SUCCESS, Task, as_id
 
 __all__ = ["Filter", "Page", "Reader"]
@@ -320,9 +320,9 @@ class Reader:
         if place is not None:
             conditions.append(f"{row} < ?")
             values.append(place.key)
-        columns = SELECT.removeprefix("SELECT ").removesuffix(" FROM task").replace(", ", ", task.")
+        columns = ", ".join(f"task.{column}" for column in COLUMNS)
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        query = f"SELECT task.{columns} FROM {source} {where} ORDER BY {row} DESC"  # noqa: S608
+        query = f"SELECT {columns} FROM {source} {where} ORDER BY {row} DESC"  # noqa: S608
         return self._sift(self._connection.execute(query, values), filter, keys, text.casefold())
 
     def _sift(self, rows: Iterable[Any], filter: Filter, keys: dict[str, list[Any]], text: str) -> Page:
