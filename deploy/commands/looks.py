@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from app.monitor.history.clock import read_time
 from app.monitor.lines import printable
 from deploy import output
 
@@ -48,17 +49,9 @@ def console() -> Console:
     return output.console(soft_wrap=True)
 
 
-def parsed(time: str | None) -> datetime | None:
-    """A time as the API writes it."""
-    try:
-        return datetime.fromisoformat(time) if time else None
-    except ValueError:
-        return None
-
-
 def moment(time: str | None, today: bool) -> str:
     """The time of day in UTC, with the date unless all that is shown is of ``today``."""
-    when = parsed(time)
+    when = read_time(time)
     return "-" if when is None else f"{when:%H:%M:%S}" if today else f"{when:%m-%d %H:%M:%S}"
 
 
@@ -113,7 +106,7 @@ class Column:
 def task_columns(tasks: Sequence[dict[str, Any]], now: datetime | None = None) -> dict[str, Column]:
     """The columns of a list of tasks, by name."""
     day = (now or datetime.now(UTC)).date()
-    today = all(when.date() == day for task in tasks if (when := parsed(task.get("time"))))
+    today = all(when.date() == day for task in tasks if (when := read_time(task.get("time"))))
     plain = ""
     return {
         "time": Column("UTC", [(moment(task.get("time"), today), "dim") for task in tasks]),

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from app.eventlog import Unavailable
-from app.monitor.history.clock import rfc3339
+from app.monitor.history.clock import read_time, rfc3339
 from deploy import management, monitor_api
 from deploy.commands import looks
 from deploy.commands.log import as_known
@@ -102,7 +102,7 @@ def waiting_since(s: Session, queue: str, ready: int) -> float | None:
 
 def waits_since(task: dict[str, Any]) -> float | None:
     """Since, or from, when a task waits in its queue; before that the broker holds it elsewhere."""
-    times = [looks.parsed(task.get(key)) for key in ("time", "eta")]
+    times = [read_time(task.get(key)) for key in ("time", "eta")]
     return max((aware(when).timestamp() for when in times if when), default=None)
 
 
@@ -280,8 +280,8 @@ def schedule(s: Session, limit: int, as_json: bool) -> None:
     found, more = history.search(s, query, SCHEDULE_LIMIT)
     now = datetime.now(UTC)
     waiting = sorted(
-        (task for task in found if (when := looks.parsed(task.get("eta"))) and aware(when) > now),
-        key=lambda task: aware(looks.parsed(task["eta"]) or now),
+        (task for task in found if (when := read_time(task.get("eta"))) and aware(when) > now),
+        key=lambda task: aware(read_time(task["eta"]) or now),
     )
     held = sum(
         queue.get("messages", 0)
@@ -296,8 +296,8 @@ def schedule(s: Session, limit: int, as_json: bool) -> None:
     if waiting:
         rows = [
             (
-                looks.moment(aware(looks.parsed(task["eta"]) or now).astimezone(UTC).isoformat(), today=False),
-                "in " + looks.duration((aware(looks.parsed(task["eta"]) or now) - now).total_seconds()),
+                looks.moment(aware(read_time(task["eta"]) or now).astimezone(UTC).isoformat(), today=False),
+                "in " + looks.duration((aware(read_time(task["eta"]) or now) - now).total_seconds()),
                 looks.one_line(task["name"]),
                 task["id"],
                 task["queue"],

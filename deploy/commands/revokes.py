@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from app.monitor.history.clock import read_time
 from deploy import monitor_api
 from deploy.commands import history, log, looks
 from deploy.commands.control import REPLY_PATIENCE, ask, by_node, connected, nodes, refuse_under_alarm, task_id
@@ -238,7 +239,7 @@ class Work:
 
         line = answer.line
         if answer.ended:
-            finished = looks.parsed((facts.tasks.get(id_) or {}).get("finished"))
+            finished = read_time((facts.tasks.get(id_) or {}).get("finished"))
             if answer.kind == "revoked" and finished is not None and finished.timestamp() >= self.began - CLOCKS:
                 return "discarded", f"discarded by {answer.worker}"
             return "finished", f"had ended before: {line}"
@@ -258,7 +259,7 @@ class Work:
 
     def beyond(self, answer: Answer) -> str:
         """Words on a task that is due when its revoke is forgotten."""
-        due = looks.parsed(answer.until)
+        due = read_time(answer.until)
         held = self.s.settings.revokes_seconds
         if due is None or due.timestamp() < self.began + held:
             return ""

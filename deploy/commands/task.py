@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from app.monitor.history.clock import read_time
+from app.monitor.history.family import walk
 from app.monitor.lines import printable
 from deploy import monitor_api, where
 from deploy.commands import looks
@@ -25,6 +28,8 @@ FINAL = {"SUCCESS", "FAILURE", "REVOKED", "REJECTED"}
 
 # Lines of a family that are shown; who needs more has --json, or the monitor's page.
 FAMILY = 50
+# Levels of it that are indented; a chain of hundreds would leave the screen.
+MOST_INDENTED = 20
 
 # What is told beside the state, in this order, under the names of the API.
 FIELDS = (
@@ -130,7 +135,7 @@ def lines(task: dict[str, Any]) -> Iterator[Text]:
     yield Text("\ntimeline", "bold")
     before: datetime | None = None
     for step in task.get("steps") or []:
-        when = looks.parsed(step["time"])
+        when = read_time(step["time"])
         yield step_line(step, when, before, task)
         before = when or before
 
@@ -169,19 +174,10 @@ def tree(tasks: list[dict[str, Any]], this: str) -> Iterator[Text]:
     """A family, each task below the one that sent it, in the order of time."""
     from rich.text import Text
 
-    ids = {task["id"] for task in tasks}
-    below: dict[str | None, list[dict[str, Any]]] = {}
-    for task in tasks:
-        parent = task.get("parent") if task.get("parent") in ids and task.get("parent") != task["id"] else None
-        below.setdefault(parent, []).append(task)
-    # A stack instead of recursion: chains of tasks may be longer than Python goes deep.
-    waiting = [(task, 0) for task in reversed(below.get(None, []))]
-    shown = 0
-    while waiting and shown < FAMILY:
-        task, depth = waiting.pop()
+    for depth, task in islice(walk(tasks), FAMILY):
         state = str(task["state"])
         yield Text.assemble(
-            "  " * (min(depth, 20) + 1),
+            "  " * (min(depth, MOST_INDENTED) + 1),
             (looks.one_line(task.get("name") or "unknown"), "bold" if task["id"] == this else ""),
             "  ",
             (state, looks.STYLES.get(state, "")),
@@ -189,7 +185,5 @@ def tree(tasks: list[dict[str, Any]], this: str) -> Iterator[Text]:
             (looks.one_line(task["id"]), "dim"),
             "  (this one)" if task["id"] == this else "",
         )
-        shown += 1
-        waiting += [(child, depth + 1) for child in reversed(below.get(task["id"], []))]
-    if waiting:
-        yield Text(f"  ... and {len(tasks) - shown} more; --json has them all", "dim")
+    if len(tasks) > FAMILY:
+        yield Text(f"  ... and {len(tasks) - FAMILY} more; --json has them all", "dim")

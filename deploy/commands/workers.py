@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from app.monitor.history.clock import read_time
 from deploy import monitor_api
 from deploy.commands import looks
 from deploy.commands.control import REPLY_PATIENCE, by_node, connected, nodes, refuse_under_alarm
@@ -282,7 +283,7 @@ def workers(s: Session, every: bool, as_json: bool) -> None:
 
 def cells(row: dict[str, Any]) -> tuple[Any, ...]:
     """A worker's line, with its last heartbeat where it is gone."""
-    last = looks.parsed(row["heartbeat"])
+    last = read_time(row["heartbeat"])
     alive = "yes" if row["alive"] else f"no, heard {last:%m-%d %H:%M:%S}" if last else "silent"
     queues = "" if row["queues"] is None else ", ".join(row["queues"]) or "none"
     return (row["name"], alive, *list(row.values())[2:8], queues)

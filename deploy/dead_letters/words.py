@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from app.monitor.history.clock import rfc3339
+from app.monitor.history.clock import read_time, rfc3339
 from app.monitor.lines import printable
-from deploy.commands.looks import moment, one_line, parsed
+from deploy.commands.looks import moment, one_line
 from deploy.dead_letters.letter import Letter
 
 __all__ = ["as_json", "in_words", "line_of"]
@@ -75,7 +75,7 @@ def in_words(letter: Letter) -> Iterator[str]:
     yield one_line(letter.name or "unknown")
     yield one_line(letter.id)
     yield ""
-    when = parsed(shown["time"])
+    when = read_time(shown["time"])
     yield f"reason     {letter.reason}" + (f", at {when:%Y-%m-%d %H:%M:%S} UTC" if when else "")
     yield f"queue      {one_line(letter.queue)}"
     yield f"count      {letter.count}"

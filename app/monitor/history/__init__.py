@@ -9,6 +9,7 @@
     attention.py   tasks that nobody claims, that stall, whose worker fell silent
     retention.py   what is forgotten
     reader.py      the reader: searches, one task, workers, charts
+    family.py      tasks that came of one, as a tree
     clock.py       times as text
 
 The file holds nothing that the log does not: it may be deleted at any time, and is then made again from the log.

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-__all__ = ["parse_time", "rfc3339"]
+__all__ = ["parse_time", "read_time", "rfc3339"]
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 AGE = re.compile(r"(\d{1,9})\s*([smhdw])")
@@ -27,6 +27,14 @@ def rfc3339(stamp: float | None) -> str | None:
 @lru_cache(256)
 def to_the_second(stamp: int) -> str:
     return datetime.fromtimestamp(stamp, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def read_time(text: str | None) -> datetime | None:
+    """What :func:`rfc3339` has written, or a sender in that form; None for None and for what is no time."""
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
 
 
 def parse_time(text: str) -> datetime:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from app.monitor.web.show import duration, moment
+from app.monitor.history.clock import read_time
+from app.monitor.web.show import duration
 from app.monitor.web.sources import Json
 
 __all__ = ["RANGES", "Bar", "Chart", "Range", "range_of", "whole", "window"]
@@ -74,7 +75,7 @@ class Bar(NamedTuple):
 
     @property
     def title(self) -> str:
-        first, last = moment(self.since), moment(self.until)
+        first, last = read_time(self.since), read_time(self.until)
         return f"{first:%b %d %H:%M} to {last:%H:%M} UTC: {self.said}" if first and last else self.said
 
 

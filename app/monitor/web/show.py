@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 from urllib.parse import quote
 
+from app.monitor.history.clock import read_time
+from app.monitor.history.family import walk
 from app.monitor.web.sources import FINAL, Json
 
 __all__ = [
@@ -13,10 +15,10 @@ __all__ = [
     "clock",
     "duration",
     "headline",
-    "moment",
     "number",
     "parts",
     "path",
+    "read_time",
     "short",
     "span",
     "split_name",
@@ -32,17 +34,9 @@ QUICK = 1.0
 MOST_INDENTED = 8
 
 
-def moment(stamp: str | None) -> datetime | None:
-    """The time of the API's text."""
-    try:
-        return datetime.fromisoformat(stamp) if stamp else None
-    except ValueError:
-        return None
-
-
 def clock(stamp: str | None, day: bool = False) -> str:
     """``13:20:01 UTC``; with its day where it is asked for. The page's script puts it into the reader's time zone."""
-    when = moment(stamp)
+    when = read_time(stamp)
     if when is None:
         return NOTHING
     return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC" if day else "%H:%M:%S UTC")
@@ -72,7 +66,7 @@ def duration(seconds: float | None) -> str:
 
 def span(start: str | None, end: str | None) -> float | None:
     """Seconds from one time to another."""
-    first, last = moment(start), moment(end)
+    first, last = read_time(start), read_time(end)
     return (last - first).total_seconds() if first and last else None
 
 
@@ -149,22 +143,5 @@ def parts(task: Json) -> list[tuple[str, float, float]]:
 
 
 def tree(family: list[Json]) -> list[tuple[int, Json]]:
-    """A family in the order of a tree, each with its depth. Tasks whose parent is not there begin a tree of their own."""
-    ids = {task["id"] for task in family}
-    children: dict[str | None, list[Json]] = {}
-    for task in family:
-        parent = task["parent"] if task["parent"] in ids and task["parent"] != task["id"] else None
-        children.setdefault(parent, []).append(task)
-    found: list[tuple[int, Json]] = []
-    seen: set[str] = set()
-    # What events claim need not be a tree: whoever is its own ancestor comes last.
-    for first in [*children.get(None, []), *family]:
-        waiting = [(0, first)]
-        while waiting:
-            depth, task = waiting.pop()
-            if task["id"] in seen:
-                continue
-            seen.add(task["id"])
-            found.append((min(depth, MOST_INDENTED), task))
-            waiting.extend((depth + 1, child) for child in reversed(children.get(task["id"], [])))
-    return found
+    """A family in the order of a tree, each with the levels that it is indented."""
+    return [(min(depth, MOST_INDENTED), task) for depth, task in walk(family)]

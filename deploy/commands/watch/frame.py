@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from app.monitor.history.clock import read_time
 from deploy.commands import looks
 from deploy.commands.looks import Column, line, one_line
 from deploy.commands.watch.snapshot import Snapshot
@@ -66,7 +67,7 @@ def frame(of: Snapshot, width: int, height: int | None, keys: bool = True, age: 
 
 
 def when(of: Snapshot) -> datetime | None:
-    return looks.parsed(of["time"])
+    return read_time(of["time"])
 
 
 def head(of: Snapshot, width: int, keys: bool, age: int) -> list[Text]:
@@ -165,7 +166,7 @@ def queue_columns(of: Snapshot) -> list[Column]:
 
 def recent(worker: dict[str, Any], now: datetime | None) -> bool:
     """Whether a worker is there, or somebody may still ask where it went: containers have new names at each start."""
-    heard = looks.parsed(worker.get("heartbeat"))
+    heard = read_time(worker.get("heartbeat"))
     return bool(worker["alive"] or worker.get("active")) or not (heard and now) or now - heard < GONE
 
 
