@@ -6,6 +6,7 @@
     store.py       the writer: events, offset and everything derived from them in one transaction
     aggregates.py  counts by minute, for charts
     words.py       names of tasks, workers and queues as numbers
+    unused.py      names that nothing has any more
     attention.py   tasks that nobody claims, that stall, whose worker fell silent
     retention.py   what is forgotten
     reader.py      the reader: searches, one task, workers, charts

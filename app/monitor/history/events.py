@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import time
 from typing import Annotated, Any
 
@@ -86,12 +86,14 @@ TEXTS = ("args", "kwargs", "result", "exception", "traceback", "eta", "expires",
 
 
 class Decoder:
-    """Turns bodies of messages into events."""
+    """Turns bodies of messages into events, ``of`` the type named: it may have more fields than the monitor needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, of: type[Event] = Event) -> None:
         self.malformed: Counter[str] = Counter()
         """What was skipped, by kind."""
-        self._decode = msgspec.json.Decoder(list[Event] | Event).decode
+        self._of = of
+        # Of a variable, which type checkers don't take for a type.
+        self._decode: Callable[[bytes], list[Event] | Event] = msgspec.json.Decoder(list[of] | of).decode  # type: ignore[valid-type]
         self._said: set[str] = set()
         self._now = time()
 
@@ -167,7 +169,7 @@ class Decoder:
                 self._skip("unknown type", offset, body, f"{item['type']:.100}")
             else:
                 try:
-                    event = msgspec.convert({key: tidy(key, value) for key, value in item.items()}, Event)
+                    event = msgspec.convert({key: tidy(key, value) for key, value in item.items()}, self._of)
                 except msgspec.ValidationError as error:
                     self._skip(
                         "no uuid" if "uuid" in item and item["uuid"] is None else "wrong types",

@@ -1,4 +1,4 @@
-"""What is forgotten: tasks that changed last long ago, and the oldest where there are too many."""
+"""What is forgotten: tasks that changed last long ago, the oldest where there are too many; and names without tasks."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def prune(history: History, now: float, keep_days: float, keep_tasks: int) -> bo
         history.tasks -= forgotten
         connection.execute("DELETE FROM minute WHERE minute < ?", (int(before) // 60,))
         history.workers.purge(now)
+        history.unused.step()
         return []
 
     history.transaction(work)

@@ -15,6 +15,7 @@ from app.monitor.history.aggregates import COUNTED, Minutes
 from app.monitor.history.events import Decoder, Event
 from app.monitor.history.schema import open_history
 from app.monitor.history.task import CODES, PENDING, Id, Task, apply, as_id
+from app.monitor.history.unused import Unused
 from app.monitor.history.words import Words
 from app.monitor.history.workers import Workers
 
@@ -71,6 +72,7 @@ class History:
         self.decoder = Decoder()
         self.words = Words(self.connection)
         self.workers = Workers(self.connection)
+        self.unused = Unused(self.connection, self.words)
         self.minutes = Minutes()
         row = self.connection.execute("SELECT offset, checksum FROM position").fetchone()
         self.position = Position(*row) if row else None
@@ -149,6 +151,7 @@ class History:
     def _roll_back(self) -> None:
         self.minutes.forget()
         self.words.forget()
+        self.unused.start_over()
         try:
             # A full disk may have ended the transaction already.
             if self.connection.in_transaction:

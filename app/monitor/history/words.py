@@ -17,6 +17,9 @@ class Words:
         self._connection = connection
         self._keys: dict[str, int] = {}
         self._texts: dict[int, str] = {}
+        self._watched = range(0)
+        self.given: set[int] = set()
+        """Those of the watched numbers that were given out since :meth:`watch`."""
 
     def key(self, text: str | None) -> int:
         """The number of ``text``, a new one if need be; 0 for None. Within the caller's transaction."""
@@ -43,6 +46,11 @@ class Words:
         self._keys.clear()
         self._texts.clear()
 
+    def watch(self, numbers: range) -> None:
+        """Notes from now on which of ``numbers`` are given out. Not within a transaction that was given some already."""
+        self.forget()
+        self._watched, self.given = numbers, set()
+
     def _look_up(self, text: str) -> int:
         row = self._connection.execute("SELECT key FROM word WHERE text = ?", (text,)).fetchone()
         if row is None:
@@ -53,5 +61,8 @@ class Words:
     def _keep(self, key: int, text: str) -> None:
         if len(self._keys) >= LIMIT:
             self.forget()
+        # Whoever asks again is answered from here: so each that is given out passes here once.
+        if key in self._watched:
+            self.given.add(key)
         self._keys[text] = key
         self._texts[key] = text
