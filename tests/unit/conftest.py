@@ -1,18 +1,21 @@
-"""What the unit tests share: a checkout of their own below tmp_path, a runner that runs nothing, and the menu."""
+"""What the unit tests share: a checkout of their own below tmp_path, sessions that run nothing, and the menu."""
 
 from __future__ import annotations
 
 import os
 import runpy
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from deploy.platforms.base import Endpoints
 from deploy.secrets import NAMES, Secrets
+from deploy.session import Session
 from deploy.settings import Settings
+from tests.support.monitor_api import FakeMonitor, serving
 
 # Of the developer's shell, nothing may reach a test.
 PREFIXES = ("WARREN_", "CELERY_", "MONITOR_", "FLOWER_", "INVOKE_")
@@ -105,6 +108,30 @@ class FakeRunner:
         if self.acts(line):
             self.attached.append(line)
         return int(self.answer(line) or 0)
+
+
+# Where nothing is reached: what would be is put in its place.
+NOWHERE = Endpoints(host="127.0.0.1", amqp=5672, management=2, prometheus=3, flower=4, monitor=5)
+
+
+def make_session(secrets: Secrets, where: Endpoints = NOWHERE, *, dry: bool = False, **settings: Any) -> Session:
+    """A session that runs nothing, with the platform's parts at ``where``."""
+    made = Session(FakeRunner(dry=dry))  # type: ignore[arg-type]
+    made.__dict__.update(secrets=secrets, settings=Settings(**settings), endpoints=where)
+    return made
+
+
+@pytest.fixture
+def api() -> Iterator[FakeMonitor]:
+    """A monitor that knows nothing yet."""
+    with serving() as made:
+        yield made
+
+
+@pytest.fixture
+def session(api: FakeMonitor, secrets: Secrets) -> Session:
+    """A session with that monitor."""
+    return make_session(secrets, api.where)
 
 
 class Ended(NamedTuple):

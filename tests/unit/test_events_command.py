@@ -13,11 +13,9 @@ from app.eventlog import Entry, Unavailable
 from deploy.commands import events as module
 from deploy.commands.events import TYPES, types_of
 from deploy.errors import ExitCode, WarrenError
-from deploy.platforms.base import Endpoints
 from deploy.secrets import Secrets
 from deploy.session import Session
-from deploy.settings import Settings
-from tests.unit.conftest import FakeRunner
+from tests.unit.conftest import make_session
 
 URL = "amqp://ops:password-of-ops@127.0.0.1:5672/warren"
 # Of all events here; a whole minute.
@@ -104,10 +102,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> FakeLog:
 
 @pytest.fixture
 def session(secrets: Secrets) -> Session:
-    made = Session(FakeRunner())  # type: ignore[arg-type]
-    where = Endpoints(host="127.0.0.1", amqp=5672, management=2, prometheus=3, flower=4, monitor=5)
-    made.__dict__.update(secrets=secrets, settings=Settings(), endpoints=where)
-    return made
+    return make_session(secrets)
 
 
 def told(session: Session, capsys: pytest.CaptureFixture[str], **options: Any) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,12 +14,9 @@ from app import eventlog
 from deploy.commands import history, log, looks, results, task
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
-from deploy.secrets import Secrets
 from deploy.session import Session
-from deploy.settings import Settings
 from deploy.where import facts
-from tests.support.monitor_api import FakeMonitor, serving
-from tests.unit.conftest import FakeRunner
+from tests.support.monitor_api import FakeMonitor
 
 ID = "5b6c9e0a-8f2d-4a51-9c0e-3d1f7a2b4c6d"
 PARENT = "00000000-8f2d-4a51-9c0e-3d1f7a2b4c6d"
@@ -64,19 +60,6 @@ def full(**changes: Any) -> dict[str, Any]:
 FAILED = full(
     state="FAILURE", result=None, runtime=3.5, exception="E('no')", traceback="Traceback:\n  File 'a.py'\nE: no\n"
 )
-
-
-@pytest.fixture
-def api() -> Iterator[FakeMonitor]:
-    with serving() as made:
-        yield made
-
-
-@pytest.fixture
-def session(api: FakeMonitor, secrets: Secrets) -> Session:
-    made = Session(FakeRunner())  # type: ignore[arg-type]
-    made.__dict__.update(secrets=secrets, settings=Settings(), endpoints=api.where)
-    return made
 
 
 def page(*tasks: dict[str, Any], more: str | None = None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,9 +17,8 @@ from deploy.commands import queues
 from deploy.errors import ExitCode, WarrenError
 from deploy.secrets import Secrets
 from deploy.session import Session
-from deploy.settings import Settings
-from tests.support.monitor_api import FakeMonitor, serving
-from tests.unit.conftest import FakeRunner
+from tests.support.monitor_api import FakeMonitor
+from tests.unit.conftest import make_session
 from tests.unit.test_history import summary
 from tests.unit.test_single_tasks import refused
 
@@ -101,21 +99,12 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return made
 
 
-@pytest.fixture
-def api() -> Iterator[FakeMonitor]:
-    with serving() as made:
-        yield made
+QUEUES = {"queues": ("default", "mail")}
 
 
 @pytest.fixture
 def session(api: FakeMonitor, secrets: Secrets) -> Session:
-    return make_session(api, secrets)
-
-
-def make_session(api: FakeMonitor, secrets: Secrets, *, dry: bool = False) -> Session:
-    made = Session(FakeRunner(dry=dry))  # type: ignore[arg-type]
-    made.__dict__.update(secrets=secrets, settings=Settings(queues=("default", "mail")), endpoints=api.where)
-    return made
+    return make_session(secrets, api.where, **QUEUES)
 
 
 @pytest.fixture
@@ -248,7 +237,7 @@ def test_an_empty_queue_is_not_asked_about(world: World, session: Session, capsy
 
 
 def test_a_dry_purge_deletes_nothing(world: World, api: FakeMonitor, secrets: Secrets) -> None:
-    session = make_session(api, secrets, dry=True)
+    session = make_session(secrets, api.where, dry=True, **QUEUES)
     queues.purge(session, "mail", True, False)
     assert world.did == ["count mail", "close"]
     assert session.runner.shown == ["purge the queue mail (3 waiting tasks)  # as user worker"]  # type: ignore[attr-defined]
@@ -336,7 +325,7 @@ def test_a_resume(world: World, session: Session, capsys: pytest.CaptureFixture[
 
 
 def test_a_dry_pause_changes_nothing(world: World, api: FakeMonitor, secrets: Secrets) -> None:
-    queues.pause(make_session(api, secrets, dry=True), ["mail"], False)
+    queues.pause(make_session(secrets, api.where, dry=True, **QUEUES), ["mail"], False)
     assert world.did == []
 
 

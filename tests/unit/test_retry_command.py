@@ -14,9 +14,8 @@ from deploy.commands import retry as command
 from deploy.errors import ExitCode
 from deploy.secrets import Secrets
 from deploy.session import Session
-from deploy.settings import Settings
 from tests.support.monitor_api import FakeMonitor, serving
-from tests.unit.conftest import FakeRunner
+from tests.unit.conftest import make_session
 from tests.unit.test_history import full, summary
 from tests.unit.test_single_tasks import refused
 
@@ -38,17 +37,6 @@ def api() -> Iterator[FakeMonitor]:
 def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """No terminal."""
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-
-
-@pytest.fixture
-def session(api: FakeMonitor, secrets: Secrets) -> Session:
-    return make_session(api, secrets)
-
-
-def make_session(api: FakeMonitor, secrets: Secrets, *, dry: bool = False) -> Session:
-    made = Session(FakeRunner(dry=dry))  # type: ignore[arg-type]
-    made.__dict__.update(secrets=secrets, settings=Settings(), endpoints=api.where)
-    return made
 
 
 def retry(session: Session, *ids: str, yes: bool = False, as_json: bool = False, **options: str) -> None:
@@ -140,7 +128,7 @@ def test_either_ids_or_which(api: FakeMonitor, session: Session, given: dict[str
 
 
 def test_a_dry_retry_sends_nothing(api: FakeMonitor, secrets: Secrets) -> None:
-    session = make_session(api, secrets, dry=True)
+    session = make_session(secrets, api.where, dry=True)
     retry(session, ID)
     assert api.posted == []
     assert session.runner.shown == [f"POST /tasks/{ID}/retry  # of the monitor"]  # type: ignore[attr-defined]

@@ -22,7 +22,8 @@ from deploy.secrets import Secrets
 from deploy.session import Session
 from deploy.where import facts as where_facts
 from deploy.where.facts import Depth, Facts, Held
-from tests.unit.test_single_tasks import ID, OTHER, World, make_session, refused
+from tests.unit.conftest import make_session
+from tests.unit.test_single_tasks import ID, OTHER, World, refused
 
 A, B = "celery@a", "celery@b"
 

@@ -14,11 +14,9 @@ from app import eventlog, sending
 from deploy import management
 from deploy.commands import control, log, results, send
 from deploy.errors import ExitCode, WarrenError
-from deploy.platforms.base import Endpoints
 from deploy.secrets import Secrets
 from deploy.session import Session
-from deploy.settings import Settings
-from tests.unit.conftest import FakeRunner, Menu
+from tests.unit.conftest import Menu, make_session
 
 ID = "5b6c9e0a-8f2d-4a51-9c0e-3d1f7a2b4c6d"
 OTHER = "00000000-8f2d-4a51-9c0e-3d1f7a2b4c6d"
@@ -101,13 +99,6 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 @pytest.fixture
 def session(world: World, secrets: Secrets) -> Session:
     return make_session(secrets)
-
-
-def make_session(secrets: Secrets, *, dry: bool = False, **settings: Any) -> Session:
-    made = Session(FakeRunner(dry=dry))  # type: ignore[arg-type]
-    where = Endpoints(host="127.0.0.1", amqp=5672, management=2, prometheus=3, flower=4, monitor=5)
-    made.__dict__.update(secrets=secrets, settings=Settings(**settings), endpoints=where)
-    return made
 
 
 def call(session: Session, name: str = "add", *args: str, **options: Any) -> None:

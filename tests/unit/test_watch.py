@@ -26,9 +26,8 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.secrets import Secrets
 from deploy.session import Session
-from deploy.settings import Settings
 from tests.support.monitor_api import FakeMonitor, serving
-from tests.unit.conftest import FakeRunner
+from tests.unit.conftest import make_session
 from tests.unit.test_history import summary
 
 QUEUE = {
@@ -208,9 +207,7 @@ def session(api: FakeMonitor, secrets: Secrets, monkeypatch: pytest.MonkeyPatch)
     queue = {"name": "default", "arguments": {"x-queue-type": "quorum"}, "messages_ready": 4}
     monkeypatch.setattr(management, "queues", lambda *_: [queue, {"name": "celery@a.celery.pidbox"}])
     monkeypatch.setattr(management, "alarms", lambda *_: [])
-    made = Session(FakeRunner())  # type: ignore[arg-type]
-    made.__dict__.update(secrets=secrets, settings=Settings(), endpoints=api.where)
-    return made
+    return make_session(secrets, api.where)
 
 
 def test_one_snapshot(api: FakeMonitor, session: Session, capsys: pytest.CaptureFixture[str]) -> None:

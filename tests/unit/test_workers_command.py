@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,9 +13,8 @@ from deploy.commands import limits, workers
 from deploy.errors import ExitCode
 from deploy.secrets import Secrets
 from deploy.session import Session
-from deploy.settings import Settings
-from tests.support.monitor_api import FakeMonitor, serving
-from tests.unit.conftest import FakeRunner
+from tests.support.monitor_api import FakeMonitor
+from tests.unit.conftest import make_session
 from tests.unit.test_single_tasks import refused
 
 ID = "5b6c9e0a-8f2d-4a51-9c0e-3d1f7a2b4c6d"
@@ -56,23 +54,6 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(management, "alarms", lambda *_: made.alarms)
     monkeypatch.setattr(management, "bound", lambda *_: [f"{worker}.celery.pidbox" for worker in made.workers])
     monkeypatch.setattr(Session, "client", lambda *_, **__: made)
-    return made
-
-
-@pytest.fixture
-def api() -> Iterator[FakeMonitor]:
-    with serving() as made:
-        yield made
-
-
-@pytest.fixture
-def session(api: FakeMonitor, secrets: Secrets) -> Session:
-    return make_session(api, secrets)
-
-
-def make_session(api: FakeMonitor, secrets: Secrets, *, dry: bool = False) -> Session:
-    made = Session(FakeRunner(dry=dry))  # type: ignore[arg-type]
-    made.__dict__.update(secrets=secrets, settings=Settings(), endpoints=api.where)
     return made
 
 
@@ -291,7 +272,7 @@ def test_a_worker_that_refuses_a_limit(world: World, session: Session, capsys: p
 
 def test_a_dry_limit_tells_nobody(world: World, api: FakeMonitor, secrets: Secrets) -> None:
     world.answers = {"registered": KNOWN}
-    session = make_session(api, secrets, dry=True)
+    session = make_session(secrets, api.where, dry=True)
     limits.rate_limit(session, ["add", "5"], False)
     assert [method for method, _, _ in world.told] == ["registered"]
     assert session.runner.shown[-1] == "celery -A app control rate_limit app.tasks.add 5  # as user ops"  # type: ignore[attr-defined]
