@@ -47,7 +47,7 @@ def as_text(value: Any) -> str:
     """``value`` as it is written in an environment variable."""
     if isinstance(value, tuple):
         return ",".join(value)
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def meta(of: Any) -> msgspec.Meta:

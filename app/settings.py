@@ -122,6 +122,64 @@ class AppSettings(Variables, frozen=True, kw_only=True):
         default=15, name="MONITOR_SILENT_AFTER"
     )
 
+    # Flower itself reads its own variables; these are what it is told of them, and what the launcher reads.
+    flower_max_tasks: Annotated[int, Meta(ge=100, le=1_000_000, title="a number of tasks from 100 to 1000000")] = field(
+        default=20_000, name="FLOWER_MAX_TASKS"
+    )
+    flower_purge_offline_workers: Annotated[
+        int, Meta(ge=10, le=31_536_000, title="a number of seconds from 10 to 31536000 (a year)")
+    ] = field(default=3600, name="FLOWER_PURGE_OFFLINE_WORKERS")
+    # Workers tell every two seconds that they live; where there are none, the broker is asked every ten.
+    flower_ready_seconds: Annotated[int, Meta(ge=5, le=3600, title="a number of seconds from 5 to 3600")] = field(
+        default=30, name="FLOWER_READY_SECONDS"
+    )
+    # Beyond any pause of a busy machine.
+    flower_deaf_seconds: Annotated[int, Meta(ge=1, le=86_400, title="a number of seconds from 1 to 86400 (a day)")] = (
+        field(default=300, name="FLOWER_DEAF_SECONDS")
+    )
+    flower_read_only: Annotated[bool, Meta(title="true or false")] = field(default=False, name="FLOWER_READ_ONLY")
+    flower_url_prefix: Annotated[
+        str, Meta(pattern=r"^/?[A-Za-z0-9._~/-]*$", title="a path such as /flower", examples=["/flower"])
+    ] = field(default="", name="FLOWER_URL_PREFIX")
+    # Empty: a name and a password of its own, nothing foreign.
+    flower_auth_provider: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)+)?$",
+            title="the place of a login handler",
+            examples=["flower.views.auth.GoogleAuth2LoginHandler"],
+        ),
+    ] = field(default="", name="FLOWER_AUTH_PROVIDER")
+    flower_auth: Annotated[str, Meta(title="who may log in", examples=["*@example.org"])] = field(
+        default="", name="FLOWER_AUTH"
+    )
+    flower_oauth2_key: Annotated[str, Meta(title="a key", examples=["0123.apps.example.org"])] = field(
+        default="", name="FLOWER_OAUTH2_KEY"
+    )
+    flower_oauth2_secret: Annotated[str, Meta(title="a key", examples=["0123abcd"])] = field(
+        default="", name="FLOWER_OAUTH2_SECRET"
+    )
+    flower_oauth2_redirect_uri: Annotated[
+        str, Meta(pattern=r"^(https?://\S+)?$", title="an http address", examples=["https://flower.example.org/login"])
+    ] = field(default="", name="FLOWER_OAUTH2_REDIRECT_URI")
+    # What some providers need beyond that; see docs/flower.md.
+    flower_github_oauth_domain: Annotated[str, Meta(title="a host name", examples=["github.example.org"])] = field(
+        default="", name="FLOWER_GITHUB_OAUTH_DOMAIN"
+    )
+    flower_gitlab_oauth_domain: Annotated[str, Meta(title="a host name", examples=["gitlab.example.org"])] = field(
+        default="", name="FLOWER_GITLAB_OAUTH_DOMAIN"
+    )
+    flower_gitlab_auth_allowed_groups: Annotated[
+        str, Meta(title="a list of groups", examples=["shop/ops,shop/dev"])
+    ] = field(default="", name="FLOWER_GITLAB_AUTH_ALLOWED_GROUPS")
+    flower_gitlab_min_access_level: Annotated[str, Meta(pattern=r"^[0-9]*$", title="a number", examples=["30"])] = (
+        field(default="", name="FLOWER_GITLAB_MIN_ACCESS_LEVEL")
+    )
+    flower_oauth2_okta_base_url: Annotated[
+        str, Meta(pattern=r"^(https?://\S+)?$", title="an http address", examples=["https://shop.okta.com/oauth2"])
+    ] = field(default="", name="FLOWER_OAUTH2_OKTA_BASE_URL")
+    flower_metrics_token: Annotated[str, Meta(title="a key")] = field(default="", name="FLOWER_METRICS_TOKEN")
+
     @property
     def task_soft_time_limit(self) -> int:
         """Seconds after which a task gets SoftTimeLimitExceeded: a tenth of its time, 1 to 30 s, is left to clean up."""

@@ -16,7 +16,7 @@ FOLDER = STATE / "secrets"
 ROLES = ("admin", "worker", "producer", "monitor", "flower", "ops")
 NAMES = (
     *ROLES,
-    *("flower-login", "flower-cookie"),
+    *("flower-login", "flower-cookie", "flower-metrics"),
     *("monitor-token", "monitor-operator", "monitor-viewer", "monitor-cookie", "monitor-webhook"),
 )
 

@@ -27,6 +27,24 @@ MONITOR_SETTINGS = (
     *("monitor_unclaimed_after", "monitor_stalled_factor", "monitor_silent_after"),
 )
 
+# What the user sets of Flower, likewise.
+FLOWER_SETTINGS = (
+    *("flower_max_tasks", "flower_purge_offline_workers", "flower_ready_seconds", "flower_deaf_seconds"),
+    *("flower_read_only", "flower_url_prefix"),
+)
+FLOWER_OAUTH = (
+    *("flower_auth_provider", "flower_auth", "flower_oauth2_key", "flower_oauth2_secret", "flower_oauth2_redirect_uri"),
+    *("flower_github_oauth_domain", "flower_gitlab_oauth_domain", "flower_gitlab_auth_allowed_groups"),
+    *("flower_gitlab_min_access_level", "flower_oauth2_okta_base_url"),
+)
+
+
+def flower_login(settings: Settings, secrets: Secrets) -> dict[str, str]:
+    """Who Flower lets in: whoever the provider knows where one is set, and the operator by password where none is."""
+    if not settings.flower_auth_provider:
+        return {"FLOWER_BASIC_AUTH": f"{FLOWER_LOGIN}:{secrets['flower-login']}"}
+    return {name.upper(): value for name in FLOWER_OAUTH if (value := getattr(settings, name))}
+
 
 def broker_url(role: str, secrets: Secrets, host: str, port: int) -> str:
     return f"amqp://{role}:{quote(secrets[role], safe='')}@{in_url(host)}:{port}/{VHOST}"
@@ -69,16 +87,17 @@ def environments(
         },
         "flower": {
             **common("flower"),
+            **{name.upper(): as_text(getattr(settings, name)) for name in FLOWER_SETTINGS},
+            **flower_login(settings, secrets),
             "FLOWER_PERSISTENT": "true",
             "FLOWER_DB": "/data/flower",
-            # Milliseconds. Flower's default saves at a clean exit only, so a kill would lose everything.
-            "FLOWER_STATE_SAVE_INTERVAL": "10000",
-            # A save of 20,000 tasks holds Flower up for half a second; its default of 100,000 for two.
-            "FLOWER_MAX_TASKS": "20000",
+            # Milliseconds. A kill loses nothing: the next start takes from the event log what was not saved.
+            "FLOWER_STATE_SAVE_INTERVAL": "30000",
+            "FLOWER_LOGGING": settings.log_level,
             # Workers send events anyway; asking each of them to every 5 s only costs.
             "FLOWER_ENABLE_EVENTS": "false",
-            "FLOWER_BASIC_AUTH": f"{FLOWER_LOGIN}:{secrets['flower-login']}",
             "FLOWER_COOKIE_SECRET": secrets["flower-cookie"],
+            "FLOWER_METRICS_TOKEN": secrets["flower-metrics"],
             "FLOWER_BROKER_API": (
                 f"http://flower:{quote(secrets['flower'], safe='')}@{in_url(host)}:{management_port}/api/"
             ),

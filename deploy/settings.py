@@ -25,6 +25,7 @@ Image = Annotated[str, Meta(pattern=r"^[\w][\w./:@-]*$", title="the name of an i
 # Written by the platform for each service, never by the user: addresses, folders and secrets inside containers.
 INTERNAL = {
     "CELERY_BROKER_URL",
+    "FLOWER_METRICS_TOKEN",
     "WARREN_HEALTH_DIR",
     "MONITOR_ADDRESS",
     "MONITOR_COOKIE_SECRET",
@@ -163,6 +164,11 @@ def combinations(settings: Settings) -> list[str]:
         lines.append(
             f"WARREN_BIND={settings.bind} is not an IP address; write for example WARREN_BIND=127.0.0.1, or 0.0.0.0"
         )
+    oauth = ("auth_provider", "auth", "oauth2_key", "oauth2_secret", "oauth2_redirect_uri")
+    missing = [f"FLOWER_{name.upper()}" for name in oauth if not getattr(settings, f"flower_{name}")]
+    if 0 < len(missing) < len(oauth):
+        # Flower would let everybody in, or nobody.
+        lines.append(f"a login by OAuth needs {', '.join(missing)} too (docs/flower.md)")
     try:
         shlex.split(settings.monitor_command)
     except ValueError as error:

@@ -149,19 +149,19 @@ class Monitor(Process):
 
 
 class Flower(Process):
-    """``celery -A app flower`` on a free port, its state in ``folder``."""
+    """``python -m app.flower`` on a free port, its state in ``folder``."""
 
-    def __init__(self, broker: Broker, folder: Path) -> None:
+    def __init__(self, broker: Broker, folder: Path, values: Mapping[str, str] | None = None) -> None:
         self.port = any_free(HOST, {broker.amqp, broker.management})
-        values = broker.environment("flower")
         self.login = (FLOWER_LOGIN, broker.secrets["flower-login"])
         super().__init__(
-            [PYTHON, "-m", "celery", "-A", "app", "flower"],
+            [PYTHON, "-m", "app.flower"],
             {
-                **values,
+                **broker.environment("flower"),
                 "FLOWER_ADDRESS": HOST,
                 "FLOWER_PORT": str(self.port),
                 "FLOWER_DB": str(folder / "flower"),
+                **(values or {}),
             },
             folder / "flower.log",
         )

@@ -292,7 +292,7 @@ def test_the_context_is_a_folder_beside_the_checkout_or_anywhere(env: Path, tmp_
 
 
 def test_the_example_has_every_setting_commented_out_with_its_true_default() -> None:
-    lines = dict(re.findall(r"^#([A-Z][A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+    lines = dict(re.findall(r"^#([A-Z][A-Z0-9_]+)=(.*)$", EXAMPLE, re.MULTILINE))
     assert lines == {name: as_text(variable.default) for name, variable in known().items()}
 
 

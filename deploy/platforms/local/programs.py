@@ -237,5 +237,5 @@ def programs(settings: Settings, secrets: Secrets, ports: Ports, slots: list[int
         ),
         *(worker(slot) for slot in slots),
         celery("monitor", "monitor", ("app.monitor",), monitor, MONITOR_STOP),
-        celery("flower", "flower", ("celery", "-A", "app", "flower"), flower, FLOWER_STOP),
+        celery("flower", "flower", ("app.flower",), flower, FLOWER_STOP),
     ]

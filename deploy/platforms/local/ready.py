@@ -62,7 +62,7 @@ def ready(process: Process, bind: str, ports: Ports) -> bool:
         case "worker":
             return health.ready(str(folders()["health"] / process.name))
         case "flower":
-            return healthy(reach(bind), ports.flower_port, "/healthcheck")
+            return healthy(reach(bind), ports.flower_port, "/readyz")
         case _:
             return healthy(reach(bind), ports.monitor_port, "/healthz")
 

@@ -1,0 +1,39 @@
+"""``python -m app.flower [options]``: Flower with its own options, variables and configuration file, as `celery flower` has.
+
+Ends with 0 when it is stopped (SIGTERM, SIGINT), with 3 when a setting is wrong, and with 1 when it can't go on: its port
+is taken, or nothing was heard of its receiver for FLOWER_DEAF_SECONDS. It needs no broker to start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import flower.command
+from celery.bin.celery import main as celery
+
+from app.flower.application import Flower
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    # The one place where Flower's command names the class of its application.
+    flower.command.Flower = Flower
+    sys.argv = ["celery", "-A", "app", "flower", *sys.argv[1:]]
+    try:
+        celery()
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+            return 1
+        return end.code or 0
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    logging.shutdown()
+    # Past the interpreter's own end, which would wait for threads that ask a broker which is away.
+    os._exit(status)

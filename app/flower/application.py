@@ -1,0 +1,97 @@
+"""Flower's web application with our `Events`, and the pages that say how it is."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import signal
+import sys
+from typing import Any
+
+from flower.api import BaseApiHandler
+from flower.app import Flower as FlowerApplication
+from flower.app import rewrite_handler
+from flower.views import BaseHandler
+from flower.views.monitor import Healthcheck
+from flower.views.monitor import Metrics as FlowerMetrics
+from tornado.ioloop import IOLoop
+from tornado.web import HTTPError
+
+from app.environment import Mistake
+from app.flower.events import Events
+from app.settings import from_environment
+
+__all__ = ["Flower"]
+
+
+class Ready(BaseHandler):
+    """200 if the receiver has seen the log's end lately, 503 with the reason if not."""
+
+    async def get(self) -> None:
+        self.set_header("Content-Type", "text/plain; charset=UTF-8")
+        if (reason := self.application.events.health.not_ready()) is not None:
+            self.set_status(503)
+            self.write(f"{reason}\n")
+        else:
+            self.write("OK\n")
+
+
+class Metrics(FlowerMetrics, BaseApiHandler):
+    """Flower's, for who is logged in or has the token; and only once they hold what the log has."""
+
+    def prepare(self) -> None:
+        if not self._has_token():
+            super().prepare()
+            if not self.current_user:
+                raise HTTPError(401, "Log in, or give the token of the metrics")
+
+    async def get(self) -> None:
+        events = self.application.events
+        if not events.health.caught_up:
+            raise HTTPError(503, events.health.not_ready())
+        events.state.show_online()
+        await super().get()
+
+    def _has_token(self) -> bool:
+        token = os.environ.get("FLOWER_METRICS_TOKEN", "")
+        given = self.request.headers.get("Authorization", "")
+        return bool(token) and hmac.compare_digest(f"Bearer {token}".encode(), given.encode())
+
+
+class Flower(FlowerApplication):
+    def __init__(self, options: Any = None, capp: Any = None, **kwargs: Any) -> None:
+        io_loop = IOLoop.current()
+        try:
+            settings = from_environment()
+        except Mistake as mistake:
+            sys.stderr.writelines(f"error: {line}\n" for line in mistake.lines)
+            raise SystemExit(3) from None
+        events = Events(capp, io_loop, options, settings)
+        super().__init__(options=options, capp=capp, events=events, io_loop=io_loop, **kwargs)
+        events.on_purge = self._purged
+        # Before Flower's own. The two of health also without the prefix: who asks for them need not know it.
+        pages = [("/healthcheck", Healthcheck), ("/readyz", Ready), ("/metrics", Metrics)]
+        prefixed = [rewrite_handler(page, options.url_prefix) for page in pages] if options.url_prefix else pages
+        self.add_handlers(".*", [*prefixed, *pages[:2]])
+
+    def start_http_server(self) -> Any:
+        try:
+            return super().start_http_server()
+        except OSError as error:
+            place = self.options.unix_socket or f"port {self.options.port}"
+            raise SystemExit(
+                f"error: Flower can't listen on {place} ({error.strerror or error}); end what does, or choose another"
+            ) from None
+
+    def start(self) -> None:
+        """Serves until SIGTERM or SIGINT, and saves the state."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Flower's raises an exception wherever it strikes: in the middle of an event, too.
+            signal.signal(number, lambda *_: self.io_loop.add_callback_from_signal(self.io_loop.stop))
+        super().start()
+        # Here, since what Flower has done at the interpreter's end comes after threads that may hang.
+        self.stop()
+
+    def _purged(self, names: set[str]) -> None:
+        for name in names:
+            self.inspector.workers.pop(name, None)
