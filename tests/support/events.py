@@ -13,6 +13,7 @@ from app.monitor.history.store import History, Told
 
 __all__ = [
     "BASE",
+    "HOSTILE_TEXTS",
     "NAME",
     "WORKER",
     "Event",
@@ -32,6 +33,17 @@ Event: TypeAlias = dict[str, Any]
 BASE = 1_700_000_000.0
 NAME = "app.tasks.add"
 WORKER = "celery@one"
+# Texts that would break a line, a terminal or an encoding, or that are longer than anybody wants.
+HOSTILE_TEXTS = (
+    "line one\nline two\r\n",
+    "\x1b[2J\x07\x00",
+    "\u2028\u2029\x85\x0b\x0c",
+    "\u202eright to left",
+    "\ud800 lone",
+    'quote " and \\ backslash=',
+    "x" * 100_000,
+    "",
+)
 
 
 def new_id() -> str:

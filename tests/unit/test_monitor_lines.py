@@ -10,21 +10,11 @@ import pytest
 from app.eventlog import Event
 from app.monitor.lines import JSON_LIMIT, as_json, as_text, record
 from app.monitor.names import Names
+from tests.support.events import HOSTILE_TEXTS
 
 ID = "3f0c9d1e-0000-4000-8000-000000000001"
 WHEN = 1_795_343_704.0585
 TIME = "2026-11-22T10:35:04.058Z"
-
-HOSTILE = [
-    "line one\nline two\r\n",
-    "\x1b[2J\x07\x00",
-    "\u2028\u2029\x85\x0b\x0c",
-    "\u202eright to left",
-    "\ud800 lone",
-    'quote " and \\ backslash=',
-    "x" * 100_000,
-    "",
-]
 
 
 def event(kind: str, **fields: Any) -> Event:
@@ -107,7 +97,7 @@ def test_a_task_whose_name_was_never_heard() -> None:
     assert as_text(told).startswith(f"Status: STARTED[unknown] ID {ID} ")
 
 
-@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("value", HOSTILE_TEXTS)
 @pytest.mark.parametrize("kind", ["task-sent", "task-received", "task-succeeded", "task-failed", "task-retried"])
 def test_whatever_an_event_holds_it_stays_one_printable_line(kind: str, value: str) -> None:
     fields = dict.fromkeys(("args", "kwargs", "result", "exception", "traceback", "hostname", "uuid", "name"), value)

@@ -17,17 +17,10 @@ from app.monitor.history.store import Told
 from app.monitor.history.task import PENDING, Task
 from app.monitor.lines import as_json, as_text
 from app.monitor.printer import Printer, general, json_line, text_line
-from tests.support.events import body, event, heartbeat, life
+from tests.support.events import HOSTILE_TEXTS, body, event, heartbeat, life
 
-HOSTILE = [
-    "line one\nline two\r\n",
-    "\x1b[2J\x07\x00",
-    "\u2028\u2029\x85\x0b\x0c",
-    "\u202eright to left",
-    "\ud800 lone",
-    'quote " and \\ backslash=',
-    "x" * 5000,
-    "",
+VALUES = [
+    *HOSTILE_TEXTS,
     " ",
     "()",
     "{}",
@@ -79,7 +72,7 @@ FIELDS = (
 )
 
 
-@pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
 def test_it_says_what_lines_says_of_any_event(value: Any) -> None:
     for kind in LOGGED:
         for field in (*FIELDS, "terminated", "expired", "requeue", "root_id", "parent_id", "hostname", "uuid", "all"):
@@ -95,7 +88,7 @@ def test_it_says_what_lines_says_of_any_event(value: Any) -> None:
                 assert json.loads(line) == json.loads(as_json(record))
 
 
-@pytest.mark.parametrize("name", [name for name in HOSTILE if isinstance(name, str) and "\ud800" not in name])
+@pytest.mark.parametrize("name", [name for name in VALUES if isinstance(name, str) and "\ud800" not in name])
 def test_names_of_tasks(name: str) -> None:
     what = told(event("started", 1, "a"), name=name)
     assert written("text", what) == as_text(general(what[0].event, name)) + "\n"
