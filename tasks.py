@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from invoke import Collection
 
-from deploy.menu import command, whole_number
+from deploy.menu import command, one_of, whole_number
 from deploy.session import Session
 
 JSON = "print JSON for programs"
@@ -17,13 +17,16 @@ JSON = "print JSON for programs"
     help={
         "workers": "number of workers (default: as many as run, or WARREN_WORKERS)",
         "try_it": "run `add 2 3` through a worker and print its result",
+        "edge": "put HTTPS in front of the pages, and let nothing else be reached from other hosts (Compose)",
+        "no_edge": "without it again",
     }
 )
-def up(s: Session, workers: str = "", try_it: bool = False) -> None:
+def up(s: Session, workers: str = "", try_it: bool = False, edge: bool = False, no_edge: bool = False) -> None:
     """Start the stack and wait until all of it is ready. Does nothing where it is up already."""
     from deploy.commands import stack
 
-    stack.up(s, whole_number(workers, "--workers", 0, "invoke up --workers 4", most=1000) if workers else None, try_it)
+    count = whole_number(workers, "--workers", 0, "invoke up --workers 4", most=1000) if workers else None
+    stack.up(s, count, try_it, one_of("edge", edge, no_edge))
 
 
 @command(help={"volumes": "also delete the data: waiting tasks, the event log, all history", "yes": "don't ask"})
@@ -34,7 +37,7 @@ def down(s: Session, volumes: bool = False, yes: bool = False) -> None:
     stack.down(s, volumes, yes)
 
 
-@command(rest="services", help={"services": "rabbitmq, worker, monitor, flower (default: all)"})
+@command(rest="services", help={"services": "rabbitmq, worker, monitor, flower, edge (default: all)"})
 def restart(s: Session, services: list[str]) -> None:
     """Restart services with the code and settings of now: invoke restart worker"""
     from deploy.commands import stack
@@ -53,7 +56,7 @@ def status(s: Session, json: bool = False) -> None:
 @command(
     rest="services",
     help={
-        "services": "rabbitmq, worker, monitor, flower (default: all)",
+        "services": "rabbitmq, worker, monitor, flower, edge (default: all)",
         "follow": "go on with what is written from now, until Ctrl-C",
         "tail": "number of lines to begin with (default 100)",
     },

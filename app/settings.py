@@ -76,6 +76,10 @@ class AppSettings(Variables, frozen=True, kw_only=True):
     monitor_port: Annotated[int, Meta(ge=1, le=65535, title="a port from 1 to 65535")] = field(
         default=5556, name="MONITOR_PORT"
     )
+    # Whether a proxy in front, and nobody else, reaches it: then who asks is what that says.
+    monitor_behind_proxy: Annotated[Literal["on", "off"], Meta(title="on or off")] = field(
+        default="off", name="MONITOR_BEHIND_PROXY"
+    )
     # Empty: nobody gets in by it.
     monitor_token: Annotated[str, Meta(title="the key of the monitor's API")] = field(default="", name="MONITOR_TOKEN")
     monitor_operator_password: Annotated[str, Meta(title="a password")] = field(

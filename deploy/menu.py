@@ -23,7 +23,7 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.run import Runner
 from deploy.session import Session
 
-__all__ = ["command", "whole_number"]
+__all__ = ["command", "one_of", "whole_number"]
 
 # Stands for the dash of a negative number on its way through Invoke's parser, which reads `-12` as the options -1 and -2.
 DASH = "\x00"
@@ -125,6 +125,17 @@ def whole_number(text: str, name: str, least: int, example: str, most: int = 1_0
     if int(text) > most:
         raise WarrenError(f"{name} is at most {most}, not {text}; for example {example}", ExitCode.USAGE)
     return int(text)
+
+
+def one_of(name: str, yes: bool, no: bool) -> bool | None:
+    """What the options ``--name`` and ``--no-name`` say together; None where neither is given.
+
+    Raises:
+        WarrenError: both are (exit code 2).
+    """
+    if yes and no:
+        raise WarrenError(f"--{name} and --no-{name} contradict each other; choose one", ExitCode.USAGE)
+    return yes or (False if no else None)
 
 
 # --- words without an option's name

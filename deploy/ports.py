@@ -13,8 +13,8 @@ from deploy.settings import Settings
 __all__ = ["FIELDS", "any_free", "free", "require_free"]
 
 
-def free(host: str, port: int) -> bool:
-    """Whether a server can listen on ``port`` of ``host`` now.
+def free(host: str, port: int, variable: str = "WARREN_BIND") -> bool:
+    """Whether a server can listen on ``port`` of ``host`` now, which ``variable`` names.
 
     Raises:
         WarrenError: ``host`` is no address of this host.
@@ -29,7 +29,7 @@ def free(host: str, port: int) -> bool:
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise WarrenError(
-                    f"WARREN_BIND={host} is no address of this host; 127.0.0.1 always is", ExitCode.SETTINGS
+                    f"{variable}={host} is no address of this host; 127.0.0.1 always is", ExitCode.SETTINGS
                 ) from error
             if error.errno == errno.EACCES:
                 # A port below 1024, which this user may not listen on, but the engine may.
@@ -48,11 +48,14 @@ def any_free(host: str, taken: set[int]) -> int:
             return port
 
 
-def require_free(settings: Settings, fields: Sequence[str] = FIELDS) -> None:
-    """Raises WarrenError naming the variable of the first port of ``fields`` that something else listens on."""
+def require_free(settings: Settings, fields: Sequence[str] = FIELDS, bind: str = "bind") -> None:
+    """Raises WarrenError naming the variable of the first port of ``fields`` that something else listens on.
+
+    ``bind`` is the field of the address that they are to be open on.
+    """
     for field in fields:
         port = getattr(settings, field)
-        if not free(settings.bind, port):
+        if not free(getattr(settings, bind), port, f"WARREN_{bind.upper()}"):
             raise taken(field, port)
 
 

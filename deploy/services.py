@@ -10,10 +10,13 @@ from deploy.platforms.base import in_url
 from deploy.secrets import Secrets
 from deploy.settings import Settings
 
-__all__ = ["FLOWER_LOGIN", "MONITOR_LOGINS", "SERVICES", "broker_url", "environments"]
+__all__ = ["EDGE", "FLOWER_LOGIN", "MONITOR_LOGINS", "SERVICES", "broker_url", "environments"]
 
 # In the order in which they start.
 SERVICES = ("rabbitmq", "worker", "monitor", "flower")
+
+# One more, on Compose, where the user wants it.
+EDGE = "edge"
 
 FLOWER_LOGIN = "operator"
 

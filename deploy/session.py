@@ -29,12 +29,19 @@ class Session:
     """The platform that --platform names."""
     default: str | None = None
     """The platform that invoke.yaml names, for where neither --platform nor WARREN_PLATFORM does."""
+    edge: bool | None = None
+    """What --edge or --no-edge says. To be set before the settings are read."""
 
     @cached_property
     def settings(self) -> Settings:
+        from msgspec.structs import replace
+
+        from deploy.platforms import remembered_edge
         from deploy.settings import load
 
-        return load(ROOT / ".env", os.environ)
+        settings = load(ROOT / ".env", os.environ)
+        said = self.edge if self.edge is not None else remembered_edge()
+        return settings if said is None else replace(settings, edge="on" if said else "off")
 
     @cached_property
     def secrets(self) -> Secrets:

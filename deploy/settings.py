@@ -17,7 +17,7 @@ from app.settings import AppSettings
 from deploy.errors import ExitCode, WarrenError, reason
 from deploy.paths import ROOT
 
-__all__ = ["PORTS", "Settings", "known", "load"]
+__all__ = ["EDGE_PORTS", "PORTS", "Settings", "known", "load"]
 
 Port = Annotated[int, Meta(ge=1, le=65535, title="a port from 1 to 65535")]
 Image = Annotated[str, Meta(pattern=r"^[\w][\w./:@-]*$", title="the name of an image")]
@@ -28,6 +28,7 @@ INTERNAL = {
     "FLOWER_METRICS_TOKEN",
     "WARREN_HEALTH_DIR",
     "MONITOR_ADDRESS",
+    "MONITOR_BEHIND_PROXY",
     "MONITOR_COOKIE_SECRET",
     "MONITOR_DIR",
     "MONITOR_OPERATOR_PASSWORD",
@@ -40,6 +41,9 @@ INTERNAL = {
 
 # The ports that the stack listens on, as fields of Settings.
 PORTS = ("amqp_port", "management_port", "prometheus_port", "flower_port", "monitor_port")
+
+# Those of the edge, where it is on.
+EDGE_PORTS = ("edge_http_port", "edge_https_port")
 
 # What the tests read: which brokers to run on, and from which images.
 TESTS = "WARREN_TEST_"
@@ -60,8 +64,21 @@ class Settings(AppSettings, frozen=True, kw_only=True):
     flower_port: Port = 5555
     # Here the port of this host; in the monitor's own environment, MONITOR_PORT, that inside its container.
     monitor_port: Port = field(default=5556, name="WARREN_MONITOR_PORT")
+    edge: Annotated[Literal["on", "off"], Meta(title="on or off")] = "off"
+    edge_host: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$", title="the name of a host, or its IP address"),
+    ] = "localhost"
+    edge_bind: Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]+$", title="an IP address")] = "127.0.0.1"
+    edge_http_port: Port = 8080
+    edge_https_port: Port = 8443
+    edge_tls: Annotated[Literal["auto", "internal", "acme"], Meta(title="one of auto, internal, acme")] = "auto"
+    edge_email: Annotated[
+        str, Meta(pattern=r"^([^\s@{}\"]+@[^\s@{}\"]+)?$", title="an e-mail address", examples=["ops@example.org"])
+    ] = ""
     rabbitmq_image: Image = "rabbitmq:4.3-management"
     python_image: Image = "python:3.13-slim"
+    caddy_image: Image = "caddy:2"
     app_image: Image = "warren-app"
     app_context: Annotated[str, Meta(min_length=1, title="the folder of your Celery project")] = "."
     delivery_limit: Annotated[int, Meta(ge=1, le=1_000_000, title="a number of deliveries from 1 to 1000000")] = 20
@@ -136,7 +153,7 @@ def combinations(settings: Settings) -> list[str]:
     """Mistakes that no single setting shows."""
     lines = []
     ports: dict[int, str] = {}
-    for name in PORTS:
+    for name in (*PORTS, *EDGE_PORTS) if settings.edge == "on" else PORTS:
         port = getattr(settings, name)
         if port in ports:
             lines.append(
@@ -158,12 +175,13 @@ def combinations(settings: Settings) -> list[str]:
             lines.append(f"WARREN_QUEUES: {queue} is a name of Celery's delayed delivery; choose another one")
         if settings.queues.count(queue) > 1:
             lines.append(f"WARREN_QUEUES: {queue} is there twice; name each queue once")
-    try:
-        ipaddress.ip_address(settings.bind)
-    except ValueError:
-        lines.append(
-            f"WARREN_BIND={settings.bind} is not an IP address; write for example WARREN_BIND=127.0.0.1, or 0.0.0.0"
-        )
+    for name, bind in (("WARREN_BIND", settings.bind), ("WARREN_EDGE_BIND", settings.edge_bind)):
+        try:
+            ipaddress.ip_address(bind)
+        except ValueError:
+            lines.append(f"{name}={bind} is not an IP address; write for example {name}=127.0.0.1, or 0.0.0.0")
+    if settings.edge == "on" and settings.flower_url_prefix.strip("/") not in {"", "flower"}:
+        lines.append(f"FLOWER_URL_PREFIX={settings.flower_url_prefix} does not go with the edge, which has Flower at /flower")
     oauth = ("auth_provider", "auth", "oauth2_key", "oauth2_secret", "oauth2_redirect_uri")
     missing = [f"FLOWER_{name.upper()}" for name in oauth if not getattr(settings, f"flower_{name}")]
     if 0 < len(missing) < len(oauth):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +14,7 @@ from app.environment import as_text
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
 from deploy.run import INTERRUPTED
-from deploy.services import FLOWER_LOGIN, MONITOR_LOGINS, SERVICES
+from deploy.services import EDGE, FLOWER_LOGIN, MONITOR_LOGINS, SERVICES
 from deploy.session import Session
 
 __all__ = [
@@ -30,14 +32,17 @@ __all__ = [
 ]
 
 
-def up(s: Session, workers: int | None, try_it: bool = False) -> None:
+def up(s: Session, workers: int | None, try_it: bool = False, edge: bool | None = None) -> None:
     from deploy.platforms import forget, remember
 
+    s.edge = edge
+    require_edge(s)
     was_up = bool(s.platform.status())
     if not s.runner.dry:
         remember(s.platform)
     try:
-        s.platform.up(workers)
+        with remembering_edge(s):
+            s.platform.up(workers)
     except KeyboardInterrupt:
         if not was_up:
             forget()
@@ -52,6 +57,36 @@ def up(s: Session, workers: int | None, try_it: bool = False) -> None:
     if try_it:
         first_task(s)
     addresses(s)
+
+
+def require_edge(s: Session) -> None:
+    """Raises WarrenError where an edge is wanted that this platform does not have."""
+    if s.settings.edge == "off" or s.platform.name == "compose":
+        return
+    why = f"the edge works with Docker Compose, and this is the platform {s.platform.name}"
+    if s.edge:
+        raise WarrenError(f"{why}; leave --edge away, or add --platform compose", ExitCode.USAGE)
+    raise WarrenError(
+        f"{why}; take WARREN_EDGE=on out of the settings, or set WARREN_PLATFORM=compose", ExitCode.SETTINGS
+    )
+
+
+@contextmanager
+def remembering_edge(s: Session) -> Iterator[None]:
+    """What --edge or --no-edge says holds for later commands, unless this one fails before it did anything about it."""
+    from deploy.platforms import forget_edge, remember_edge, remembered_edge
+
+    before = remembered_edge()
+    if s.edge is None or s.runner.dry:
+        yield
+        return
+    remember_edge(s.edge)
+    try:
+        yield
+    except BaseException:
+        if s.edge is not any(one.service == EDGE for one in s.platform.status()):
+            forget_edge() if before is None else remember_edge(before)
+        raise
 
 
 def first_task(s: Session) -> None:
@@ -70,6 +105,8 @@ def addresses(s: Session) -> None:
     say(f"  Monitor   {where.monitor_url}  (user {MONITOR_LOGINS[0]}, password in .warren/secrets/monitor-operator)")
     say(f"  Flower    {where.flower_url}  (user {FLOWER_LOGIN}, password in .warren/secrets/flower-login)")
     say(f"  RabbitMQ  {where.management_url}  (user admin, password in .warren/secrets/admin)")
+    if where.ca:
+        say(f"Their certificate is of a CA of this stack's own, {where.ca}: docs/edge.md says how to trust it.")
     if not shutil.which("invoke"):
         say("First: source .venv/bin/activate, so that this terminal knows `invoke`.")
     example = "NAME" if s.settings.foreign_app else "add 2 3"
@@ -117,15 +154,25 @@ def confirm(what: str) -> None:
 
 
 def restart(s: Session, services: list[str]) -> None:
-    s.platform.restart(checked(services) or list(SERVICES))
+    require_edge(s)
+    wanted = checked(s, services) or everything(s)
+    s.platform.restart(wanted)
     if not s.runner.dry:
-        say(f"Restarted {', '.join(services or SERVICES)}.")
+        say(f"Restarted {', '.join(wanted)}.")
 
 
-def checked(services: list[str]) -> list[str]:
+def everything(s: Session) -> list[str]:
+    return [*SERVICES, *([EDGE] if s.settings.edge == "on" else [])]
+
+
+def checked(s: Session, services: list[str]) -> list[str]:
+    if EDGE in services and s.settings.edge == "off":
+        raise WarrenError("the edge is off; `invoke up --edge` turns it on", ExitCode.UNKNOWN)
     for service in services:
-        if service not in SERVICES:
-            raise WarrenError(f"there is no service {service!r}; choose from {', '.join(SERVICES)}", ExitCode.UNKNOWN)
+        if service not in everything(s):
+            raise WarrenError(
+                f"there is no service {service!r}; choose from {', '.join(everything(s))}", ExitCode.UNKNOWN
+            )
     return services
 
 
@@ -209,7 +256,7 @@ def queue_row(queue: dict[str, Any]) -> dict[str, Any]:
 
 
 def logs(s: Session, services: list[str], follow: bool, tail: int) -> None:
-    code = s.platform.logs(checked(services) or list(SERVICES), follow, tail)
+    code = s.platform.logs(checked(s, services) or everything(s), follow, tail)
     # Ctrl-C is how one leaves a log that one follows.
     if code and not (follow and code in INTERRUPTED):
         raise SystemExit(code)
@@ -218,7 +265,7 @@ def logs(s: Session, services: list[str], follow: bool, tail: int) -> None:
 def execute(s: Session, service: str, words: list[str]) -> None:
     if not words:
         raise WarrenError("which command? For example: invoke exec worker -- celery -A app report", ExitCode.USAGE)
-    code = s.platform.exec(checked([service])[0], words)
+    code = s.platform.exec(checked(s, [service])[0], words)
     if code:
         raise SystemExit(code)
 

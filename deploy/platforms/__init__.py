@@ -11,12 +11,26 @@ from deploy.run import Runner
 from deploy.secrets import load as load_secrets
 from deploy.settings import Settings
 
-__all__ = ["NAMES", "Endpoints", "Instance", "Platform", "choose", "forget", "remember"]
+__all__ = [
+    "NAMES",
+    "Endpoints",
+    "Instance",
+    "Platform",
+    "choose",
+    "forget",
+    "forget_edge",
+    "remember",
+    "remember_edge",
+    "remembered_edge",
+]
 
 NAMES = ("compose", "local")
 
 # Which platform `up` chose: later commands must not ask the engine again, nor find another answer.
 CHOSEN = STATE / "platform"
+
+# What `up --edge` or `up --no-edge` said: it holds for later commands until `down`, over WARREN_EDGE.
+EDGE = STATE / "edge"
 
 
 def make(name: str, settings: Settings, runner: Runner) -> Platform:
@@ -59,3 +73,17 @@ def remember(platform: Platform) -> None:
 
 def forget() -> None:
     CHOSEN.unlink(missing_ok=True)
+    forget_edge()
+
+
+def remember_edge(on: bool) -> None:
+    write_private(EDGE, "on\n" if on else "off\n")
+
+
+def remembered_edge() -> bool | None:
+    """What an option of `up` said; None where there was none."""
+    return EDGE.read_text().strip() == "on" if EDGE.exists() else None
+
+
+def forget_edge() -> None:
+    EDGE.unlink(missing_ok=True)

@@ -40,18 +40,22 @@ class Endpoints:
     prometheus: int
     flower: int
     monitor: int
+    edge: str = ""
+    """The address of the edge, https://..., where there is one: there people find the pages."""
+    ca: str = ""
+    """The file with the certificate of the edge's own CA, if it has one."""
 
     @property
     def flower_url(self) -> str:
-        return f"http://{in_url(self.host)}:{self.flower}"
+        return f"{self.edge}/flower/" if self.edge else f"http://{in_url(self.host)}:{self.flower}"
 
     @property
     def monitor_url(self) -> str:
-        return f"http://{in_url(self.host)}:{self.monitor}"
+        return f"{self.edge}/" if self.edge else f"http://{in_url(self.host)}:{self.monitor}"
 
     @property
     def management_url(self) -> str:
-        return f"http://{in_url(self.host)}:{self.management}"
+        return f"{self.edge}/rabbitmq/" if self.edge else f"http://{in_url(self.host)}:{self.management}"
 
 
 class Platform(Protocol):

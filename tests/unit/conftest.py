@@ -36,6 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "deploy.paths.STATE": state,
         "deploy.session.ROOT": tmp_path,
         "deploy.platforms.CHOSEN": state / "platform",
+        "deploy.platforms.EDGE": state / "edge",
         "deploy.platforms.STATE": state,
         "deploy.platforms.compose.files.STATE": state,
         "deploy.platforms.lock.LOCK": state / "lock",

@@ -206,7 +206,7 @@ def test_the_project_has_the_name_that_is_set(make: Any) -> None:
 
 
 def take(monkeypatch: pytest.MonkeyPatch, *taken: int) -> None:
-    monkeypatch.setattr(ports, "free", lambda _, port: port not in taken)
+    monkeypatch.setattr(ports, "free", lambda _, port, *__: port not in taken)
 
 
 @pytest.mark.parametrize(

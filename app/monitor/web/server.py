@@ -155,6 +155,8 @@ class Server:
             max_header_size=HEADER_LIMIT,
             idle_connection_timeout=IDLE_LIMIT,
             body_timeout=REQUEST_LIMIT,
+            # Who fails to log in has to wait: behind a proxy that must not be everybody.
+            xheaders=self._settings.monitor_behind_proxy == "on",
         )
         self._http.add_sockets(sockets)
         self.port = sockets[0].getsockname()[1]

@@ -10,6 +10,8 @@ from pathlib import Path
 from deploy import ports
 from deploy.definitions import broker_settings, definitions
 from deploy.paths import ROOT, STATE, write_private
+from deploy.platforms.base import in_url
+from deploy.platforms.compose import edge
 from deploy.platforms.compose.image import sources
 from deploy.secrets import Secrets
 from deploy.services import environments
@@ -35,7 +37,8 @@ def write(settings: Settings, secrets: Secrets, image: str) -> None:
     # Not secret, and read by the broker's user inside its container.
     (STATE / "rabbitmq" / "30-settings.conf").chmod(0o644)
     for service, values in environments(settings, secrets, "rabbitmq", 5672, 15672).items():
-        write_private(STATE / "env" / f"{service}.env", lines(values))
+        behind = edge.BEHIND.get(service, {}) if settings.edge == "on" else {}
+        write_private(STATE / "env" / f"{service}.env", lines({**values, **behind}))
     broker_files = "".join(file.read_text() for file in sources(ROOT / "deploy" / "rabbitmq"))
     write_private(
         STATE / "compose.env",
@@ -45,11 +48,12 @@ def write(settings: Settings, secrets: Secrets, image: str) -> None:
                 "WARREN_RABBITMQ_IMAGE": settings.rabbitmq_image,
                 "WARREN_RABBITMQ_MEMORY_MB": str(settings.rabbitmq_memory_mb),
                 "WARREN_DEFINITIONS_DIGEST": hashlib.sha256((content + conf + broker_files).encode()).hexdigest()[:12],
-                "WARREN_BIND": f"[{settings.bind}]" if ":" in settings.bind else settings.bind,
+                "WARREN_BIND": in_url(edge.inner_bind(settings)),
                 **{f"WARREN_{field.upper()}": str(getattr(settings, field)) for field in ports.FIELDS},
                 "WARREN_WORKERS": str(settings.workers),
                 "WARREN_STOP_GRACE": str(settings.stop_grace),
                 "WARREN_LOG_LEVEL": settings.log_level,
+                **edge.variables(settings),
             }
         ),
     )

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from deploy import ports
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note
 from deploy.paths import write_private
 from deploy.platforms.base import Endpoints, Instance
-from deploy.platforms.compose import containers, engine, files
+from deploy.platforms.compose import containers, edge, engine, files
 from deploy.platforms.compose.image import Image
 from deploy.platforms.lock import locked
 from deploy.run import Runner
 from deploy.secrets import Secrets
-from deploy.services import SERVICES
-from deploy.settings import Settings
+from deploy.services import EDGE, SERVICES
+from deploy.settings import EDGE_PORTS, Settings
 from deploy.wait import until
 
 __all__ = ["Compose"]
@@ -37,9 +39,13 @@ class Compose:
         self.image = Image(settings, runner)
 
     def compose(self, *arguments: str) -> list[str]:
+        return [*self.base(), *(["--file", edge.FILE] if self.settings.edge == "on" else []), *arguments]
+
+    def base(self) -> list[str]:
+        """A command about the stack without the edge."""
         return [
             *("docker", "compose", "--project-name", self.settings.project),
-            *("--env-file", ".warren/compose.env", "--file", "deploy/compose.yaml", *arguments),
+            *("--env-file", ".warren/compose.env", "--file", "deploy/compose.yaml"),
         ]
 
     def check(self) -> None:
@@ -61,9 +67,8 @@ class Compose:
         listed = containers.listed(self.settings, self.runner)
         before = [containers.instance(one) for one in listed]
         held = containers.published(listed)
-        ports.require_free(
-            self.settings, [field for field in ports.FIELDS if getattr(self.settings, field) not in held]
-        )
+        self.require_ports(held)
+        edge.advise(self.settings)
         there = [one for one in before if one.service == "worker"]
         self.change(any(one.state in {"running", "starting"} for one in there))
         # None of a stack that is there is what somebody scaled it to.
@@ -81,6 +86,26 @@ class Compose:
             if not before:
                 self.stop(volumes=False)
             raise
+
+        self.fetch_ca()
+
+    def require_ports(self, held: set[int]) -> None:
+        """Raises WarrenError where a port is taken, by others than the stack, which holds those of ``held``."""
+
+        def needed(*fields: str) -> list[str]:
+            return [field for field in fields if getattr(self.settings, field) not in held]
+
+        if self.settings.edge == "off":
+            ports.require_free(self.settings, needed(*ports.FIELDS))
+            return
+        inner = replace(self.settings, bind=edge.inner_bind(self.settings))
+        ports.require_free(inner, needed(*(field for field in ports.FIELDS if field != "flower_port")))
+        ports.require_free(self.settings, needed(*EDGE_PORTS), "edge_bind")
+
+    def fetch_ca(self) -> None:
+        """Puts the certificate of the edge's own CA, if there is one, where the user finds it."""
+        if self.settings.edge == "on" and edge.own_ca(self.settings):
+            self.runner.run(self.compose("cp", f"edge:{edge.CA_INSIDE}", edge.CA), quiet=True)
 
     def change(self, running: bool) -> None:
         """Brings image and files up to date, where workers are ``running`` without harm to them or to their tasks."""
@@ -162,8 +187,10 @@ class Compose:
         if not files.present():
             self.write()
         # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
-        self.runner.run(self.compose("stop", "worker"))
-        self.runner.run(self.compose("down", "--remove-orphans", *(["--volumes"] if volumes else [])))
+        self.runner.run([*self.base(), "stop", "worker"])
+        # To this command the edge is an orphan: it goes too, but its volume stays. That holds the key of a CA that people
+        # trust, or certificates that a public CA gives only so often: secrets, not data.
+        self.runner.run([*self.base(), "down", "--remove-orphans", *(["--volumes"] if volumes else [])])
 
     def restart(self, services: Sequence[str]) -> None:
         with locked(note, dry=self.runner.dry):
@@ -174,7 +201,7 @@ class Compose:
         if not before:
             raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
         self.change("worker" in services)
-        wanted = [service for service in SERVICES if service in services]
+        wanted = [service for service in (*SERVICES, EDGE) if service in services]
         workers = sum(one.service == "worker" for one in before)
         try:
             self.runner.run(
@@ -225,7 +252,8 @@ class Compose:
         return self.runner.attach(self.compose("exec", service, *command))
 
     def endpoints(self) -> Endpoints:
-        host = "127.0.0.1" if self.settings.bind in {"0.0.0.0", "::"} else self.settings.bind  # noqa: S104
+        bind = edge.inner_bind(self.settings)
+        host = "127.0.0.1" if bind in {"0.0.0.0", "::"} else bind  # noqa: S104
         return Endpoints(
             host=host,
             amqp=self.settings.amqp_port,
@@ -233,4 +261,5 @@ class Compose:
             prometheus=self.settings.prometheus_port,
             flower=self.settings.flower_port,
             monitor=self.settings.monitor_port,
+            **edge.endpoints(self.settings),
         )
