@@ -181,7 +181,9 @@ def combinations(settings: Settings) -> list[str]:
         except ValueError:
             lines.append(f"{name}={bind} is not an IP address; write for example {name}=127.0.0.1, or 0.0.0.0")
     if settings.edge == "on" and settings.flower_url_prefix.strip("/") not in {"", "flower"}:
-        lines.append(f"FLOWER_URL_PREFIX={settings.flower_url_prefix} does not go with the edge, which has Flower at /flower")
+        lines.append(
+            f"FLOWER_URL_PREFIX={settings.flower_url_prefix} does not go with the edge, which has Flower at /flower"
+        )
     oauth = ("auth_provider", "auth", "oauth2_key", "oauth2_secret", "oauth2_redirect_uri")
     missing = [f"FLOWER_{name.upper()}" for name in oauth if not getattr(settings, f"flower_{name}")]
     if 0 < len(missing) < len(oauth):
