@@ -151,15 +151,7 @@ def load(file: Path = ROOT / ".env", environment: Mapping[str, str] | None = Non
 
 def combinations(settings: Settings) -> list[str]:
     """Mistakes that no single setting shows."""
-    lines = []
-    ports: dict[int, str] = {}
-    for name in (*PORTS, *EDGE_PORTS) if settings.edge == "on" else PORTS:
-        port = getattr(settings, name)
-        if port in ports:
-            lines.append(
-                f"WARREN_{ports[port].upper()} and WARREN_{name.upper()} are both {port}; give each a port of its own"
-            )
-        ports[port] = name
+    lines = addresses(settings)
     if settings.foreign_app and settings.app_context == ".":
         lines.append(
             f"CELERY_APP={settings.celery_app} needs WARREN_APP_CONTEXT, the folder of that project; "
@@ -175,15 +167,6 @@ def combinations(settings: Settings) -> list[str]:
             lines.append(f"WARREN_QUEUES: {queue} is a name of Celery's delayed delivery; choose another one")
         if settings.queues.count(queue) > 1:
             lines.append(f"WARREN_QUEUES: {queue} is there twice; name each queue once")
-    for name, bind in (("WARREN_BIND", settings.bind), ("WARREN_EDGE_BIND", settings.edge_bind)):
-        try:
-            ipaddress.ip_address(bind)
-        except ValueError:
-            lines.append(f"{name}={bind} is not an IP address; write for example {name}=127.0.0.1, or 0.0.0.0")
-    if settings.edge == "on" and settings.flower_url_prefix.strip("/") not in {"", "flower"}:
-        lines.append(
-            f"FLOWER_URL_PREFIX={settings.flower_url_prefix} does not go with the edge, which has Flower at /flower"
-        )
     oauth = ("auth_provider", "auth", "oauth2_key", "oauth2_secret", "oauth2_redirect_uri")
     missing = [f"FLOWER_{name.upper()}" for name in oauth if not getattr(settings, f"flower_{name}")]
     if 0 < len(missing) < len(oauth):
@@ -194,5 +177,28 @@ def combinations(settings: Settings) -> list[str]:
     except ValueError as error:
         lines.append(
             f"MONITOR_COMMAND={settings.monitor_command} can't be read as a command ({error}); quote it as in a shell"
+        )
+    return lines
+
+
+def addresses(settings: Settings) -> list[str]:
+    """Mistakes in ports, addresses and the paths behind them."""
+    lines = []
+    ports: dict[int, str] = {}
+    for name in (*PORTS, *EDGE_PORTS) if settings.edge == "on" else PORTS:
+        port = getattr(settings, name)
+        if port in ports:
+            lines.append(
+                f"WARREN_{ports[port].upper()} and WARREN_{name.upper()} are both {port}; give each a port of its own"
+            )
+        ports[port] = name
+    for name, bind in (("WARREN_BIND", settings.bind), ("WARREN_EDGE_BIND", settings.edge_bind)):
+        try:
+            ipaddress.ip_address(bind)
+        except ValueError:
+            lines.append(f"{name}={bind} is not an IP address; write for example {name}=127.0.0.1, or 0.0.0.0")
+    if settings.edge == "on" and settings.flower_url_prefix.strip("/") not in {"", "flower"}:
+        lines.append(
+            f"FLOWER_URL_PREFIX={settings.flower_url_prefix} does not go with the edge, which has Flower at /flower"
         )
     return lines

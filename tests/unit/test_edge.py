@@ -71,7 +71,7 @@ def test_turning_it_off_is_an_up_without_it(make: Any, home: Path) -> None:
     driver.up(None)
     assert "--remove-orphans" in driver.ran[-1] and "edge" not in driver.ran[-1]
     assert not any("EDGE" in name for name in written(home, "compose.env"))
-    assert "FLOWER_URL_PREFIX" not in written(home, "env/flower.env")
+    assert written(home, "env/flower.env")["FLOWER_URL_PREFIX"] == ""
     assert "MONITOR_BEHIND_PROXY" not in written(home, "env/monitor.env")
 
 
