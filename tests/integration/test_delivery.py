@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import amqp
@@ -53,6 +56,35 @@ def test_a_killed_workers_task_runs_again(broker: Broker, make_worker: MakeWorke
     second = make_worker()
     assert sent.get(timeout=30) == 2
     assert started_on(broker, sent.id) == [first.node, second.node]
+
+
+def processes_of(worker: Worker) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{worker.popen.pid}/task/{worker.popen.pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000], ids=["small", "larger than a pipe"])
+def test_a_task_that_a_stopping_worker_has_just_given_to_a_process(
+    broker: Broker, make_worker: MakeWorker, ops: Celery, size: int
+) -> None:
+    worker = make_worker()
+    (process,) = processes_of(worker)
+    os.kill(process, signal.SIGSTOP)
+    try:
+        sent = add.delay("x" * size, "y")
+        eventually(lambda: f"{sent.id}] received" in worker.text, 30, worker.tail)
+        # Its event loop gives what it has received before it turns twice.
+        for _ in range(2):
+            assert ops.control.ping([worker.node], timeout=30, limit=1), worker.tail()
+        worker.signal(signal.SIGTERM)
+        # It waits for the process, which can't begin, and doesn't forget the task meanwhile.
+        eventually(lambda: "waiting until 1 tasks begin" in worker.text, 30, worker.tail)
+    finally:
+        os.kill(process, signal.SIGCONT)
+    assert worker.end() == 0
+    assert len(sent.get(timeout=30)) == size + 1
+    # Nothing is left to run again, and nothing of it went untold.
+    assert broker.waiting("default") == 0
+    assert sorted(kinds(broker, sent.id)) == ["task-received", "task-sent", "task-started", "task-succeeded"]
 
 
 @pytest.mark.usefixtures("restored_policy")
