@@ -24,8 +24,8 @@ from app.settings import AppSettings
 
 __all__ = ["Events"]
 
-# Seconds that events are taken in one go; requests wait for no longer.
-SLICE = 0.02
+# Seconds that events are taken in one go. A request takes two or three turns of the loop, and waits as often.
+SLICE = 0.01
 # Tasks indexed for searches in one go, by the same measure.
 INDEXED = 1_000
 # Seconds between two looks for workers that are long gone.

@@ -79,7 +79,6 @@ def restore(pieces: Iterator[Any], state: State) -> tuple[Position, int]:
     for task in state.tasks.data.values():
         if (parent := state.tasks.data.get(task.parent_id)) is not None:
             parent.children.add(task)
-    state.rebuild_taskheap()
     state.search_engine.rebuild(state.tasks.data.items())
     return Position(int(offset), int(checksum)), int(head["clock"])
 
