@@ -10,7 +10,8 @@ import pytest
 
 from app.monitor.history import attention
 from app.monitor.history.attention import RUNS_LEAST, Attention, Limits
-from app.monitor.history.reader import Filter, Reader
+from app.monitor.history.filter import Filter
+from app.monitor.history.reader import Reader
 from app.monitor.history.schema import FILE
 from app.monitor.history.store import History
 from tests.support.events import BASE, WORKER, Event, event, heartbeat, life, take

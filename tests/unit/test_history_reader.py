@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from app.monitor.history import reader as reading
-from app.monitor.history.reader import Filter, Reader
+from app.monitor.history import search, vocabulary
+from app.monitor.history.filter import Filter
+from app.monitor.history.reader import Reader
 from app.monitor.history.schema import FILE
 from app.monitor.history.store import History
 from app.monitor.history.task import ATTENTION, as_id
@@ -154,7 +156,7 @@ def test_every_combination_of_filters(shop: Shop, limit: int) -> None:
 
 
 def test_a_name_of_its_own_for_each_task(history: History, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "WORDS", 20)
+    monkeypatch.setattr(vocabulary, "WORDS", 20)
     take(history, *(one for number in range(30) for one in life(str(number), name=f"report.{number:02}")))
     assert reader.names() == [f"report.{number:02}" for number in range(20)]
     assert len(pages(reader, name="report.1*")) == 10
@@ -257,9 +259,9 @@ def test_tasks_that_changed_at_the_same_moment(history: History, reader: Reader)
 def test_a_search_that_takes_too_long_goes_on_by_its_cursor(
     history: History, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "BUDGET", -1.0)
-    monkeypatch.setattr(reading, "STRETCH", 20)
-    monkeypatch.setattr(reading, "STRETCH_LIMIT", 20)
+    monkeypatch.setattr(search, "BUDGET", -1.0)
+    monkeypatch.setattr(search, "STRETCH", 20)
+    monkeypatch.setattr(search, "STRETCH_LIMIT", 20)
     rare = [f"rare {number}" for number in range(5)]
     for number in range(500):
         id_ = rare[number // 100] if number % 100 == 50 else f"task {number}"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from app.monitor.history import retention
-from app.monitor.history.reader import Filter, Reader
+from app.monitor.history.filter import Filter
+from app.monitor.history.reader import Reader
 from app.monitor.history.retention import prune
 from app.monitor.history.schema import FILE
 from app.monitor.history.store import History

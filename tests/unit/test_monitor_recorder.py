@@ -17,7 +17,8 @@ from app.monitor import recorder as recording
 from app.monitor.handlers.delivery import Delivery
 from app.monitor.handlers.registry import Handler, Registry, Subscription
 from app.monitor.history import store
-from app.monitor.history.reader import Filter, Reader
+from app.monitor.history.filter import Filter
+from app.monitor.history.reader import Reader
 from app.monitor.history.schema import FILE
 from app.monitor.history.store import Told
 from app.monitor.hub import Change, Hub, Status

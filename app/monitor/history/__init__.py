@@ -9,7 +9,10 @@
     unused.py      names that nothing has any more
     attention.py   tasks that nobody claims, that stall, whose worker fell silent
     retention.py   what is forgotten
-    reader.py      the reader: searches, one task, workers, charts
+    reader.py      the reader: one task, families, workers, charts, and searches:
+    search.py      tasks that match, with a bounded amount of work
+    filter.py      what may be asked, and pages
+    vocabulary.py  numbers as names again
     family.py      tasks that came of one, as a tree
     clock.py       times as text
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from app.event_types import TYPES
 from app.monitor.history.clock import rfc3339
-from app.monitor.history.reader import decode_cursor
+from app.monitor.history.filter import decode_cursor
 from app.monitor.web import charts, show
 from app.monitor.web.actions import retry_refusal, revoke_refusal
 from app.monitor.web.api import SAID, find, known, unready

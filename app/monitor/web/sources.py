@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 
 from app.monitor.history import task
-from app.monitor.history.reader import SORTS, Filter, Page
+from app.monitor.history.filter import SORTS, Filter, Page
 from app.monitor.history.task import STATES
 
 __all__ = ["ATTENTION", "FINAL", "SORTS", "STATES", "Filter", "Json", "Page", "Reader"]
