@@ -51,7 +51,7 @@ def adopt(app: Celery, settings: AppSettings) -> Celery:
     # The definitions made `celeryev` too. Celery has no setting for this, only this module-wide exchange.
     celery_event.event_exchange.no_declare = True
     app.steps["worker"].add(Alive)
-    app.steps["worker"].add("app.handover:Handover")
+    app.steps["worker"].update(("app.handover:Handover", "app.watchdog:Watchdog"))
     app.steps["consumer"].add(Ready)
     app.steps["consumer"].add("app.rejects:Rejects")
     signals.celeryd_init.connect(add_revokes, dispatch_uid="warren revokes")

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import amqp
@@ -58,16 +57,12 @@ def test_a_killed_workers_task_runs_again(broker: Broker, make_worker: MakeWorke
     assert started_on(broker, sent.id) == [first.node, second.node]
 
 
-def processes_of(worker: Worker) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{worker.popen.pid}/task/{worker.popen.pid}/children").read_text().split()]
-
-
 @pytest.mark.parametrize("size", [1, 1_000_000], ids=["small", "larger than a pipe"])
 def test_a_task_that_a_stopping_worker_has_just_given_to_a_process(
     broker: Broker, make_worker: MakeWorker, ops: Celery, size: int
 ) -> None:
     worker = make_worker()
-    (process,) = processes_of(worker)
+    (process,) = worker.children
     os.kill(process, signal.SIGSTOP)
     try:
         sent = add.delay("x" * size, "y")

@@ -9,11 +9,16 @@ import sys
 import time
 
 import pytest
+from celery import Celery
 
 from app.health import RECONNECT_LIMIT, TICK_LIMIT
+from app.tasks import sleep
 from deploy.paths import ROOT
-from tests.support.brokers import Broker
+from tests.integration.conftest import MakeWorker
+from tests.support import hang
+from tests.support.brokers import Broker, only
 from tests.support.eventually import eventually
+from tests.support.processes import ended
 from tests.support.services import Worker
 
 
@@ -60,3 +65,18 @@ def test_a_hanging_worker_is_neither_ready_nor_alive(worker: Worker) -> None:
     worker.signal(signal.SIGCONT)
     eventually(lambda: check(worker, "ready") == 0, 30, worker.tail)
     assert check(worker, "alive") == 0
+
+
+@pytest.mark.usefixtures("producer")
+def test_a_worker_that_hangs_ends_with_all_that_it_runs(broker: Broker, make_worker: MakeWorker, ops: Celery) -> None:
+    only(broker, "4.3", because="it takes a quarter of a minute, and the broker has no part in it")
+    first = make_worker(options=hang.INCLUDE)
+    sent = sleep.delay(3)
+    eventually(lambda: f"{sent.id}] received" in first.text, 30, first.tail)
+    (process,) = first.children
+    ops.control.broadcast("hang", destination=[first.node])
+    assert first.popen.wait(60) == 1, first.tail()
+    assert "the event loop has stood still too long" in first.text
+    eventually(lambda: ended(process), 30, "the process that ran the task has ended too")
+    make_worker()
+    assert sent.get(timeout=60) == 3

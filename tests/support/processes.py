@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deploy.paths import ROOT
 
-__all__ = ["PYTHON", "Process", "environment"]
+__all__ = ["PYTHON", "Process", "ended", "environment"]
 
 PYTHON = sys.executable
 
@@ -60,6 +60,12 @@ class Process:
     def tail(self) -> str:
         return f"{' '.join(self.command)} (exit code {self.popen.poll()}) wrote:\n" + "\n".join(self.lines[-40:])
 
+    @property
+    def children(self) -> list[int]:
+        """The processes that its main thread started, by their ids."""
+        pid = self.popen.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def signal(self, number: int) -> None:
         """Sends a signal to the main process."""
         self.popen.send_signal(number)
@@ -78,3 +84,12 @@ class Process:
             return self.popen.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"did not end within {timeout:g} s of SIGTERM: {self.tail()}") from None
+
+
+def ended(pid: int) -> bool:
+    """Whether there is no such process any more, or only what its parent has not asked for yet."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return status.rpartition(")")[2].split()[0] == "Z"
