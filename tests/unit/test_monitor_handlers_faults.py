@@ -275,11 +275,23 @@ def test_a_database_without_tables_yet(tmp_path: Path, quick: Callable[[float], 
     path = tmp_path / "monitor" / "history.db"
     path.parent.mkdir()
     sqlite3.connect(path).execute("CREATE TABLE other (x)").connection.close()
-    delivery = Delivery(path, noting(numbers), Stop(), quick)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        quick(seconds)
+
+    delivery = Delivery(path, noting(numbers), Stop(), pause)
     delivery.start()
+    eventually(lambda: len(pauses) > 0, 20)
     path.unlink()
+    # After the first of these it looks for a file, after the second it found none: by then it has let go of the old one,
+    # which would be confused with the new one by their names.
+    before = len(pauses)
+    eventually(lambda: len(pauses) >= before + 2, 20)
     outgoing = Outgoing(path.parent, "a")
     outgoing.put("a", event(1))
+    delivery.wake(["a"])
     eventually(lambda: numbers == [1], 20)
     delivery.stop(10)
     outgoing.close()
