@@ -34,14 +34,12 @@ class Session:
 
     @cached_property
     def settings(self) -> Settings:
-        from msgspec.structs import replace
-
         from deploy.platforms import remembered_edge
         from deploy.settings import load
 
-        settings = load(ROOT / ".env", os.environ)
         said = self.edge if self.edge is not None else remembered_edge()
-        return settings if said is None else replace(settings, edge="on" if said else "off")
+        option = {} if said is None else {"WARREN_EDGE": "on" if said else "off"}
+        return load(ROOT / ".env", {**os.environ, **option})
 
     @cached_property
     def secrets(self) -> Secrets:

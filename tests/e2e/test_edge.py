@@ -1,0 +1,272 @@
+"""The edge on Compose, put in front of the stack that runs: TLS, what other hosts reach, and Flower in a browser.
+
+The tests share one stack with those of the other files, and leave it without an edge as they found it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from urllib.parse import urlencode
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from deploy.ports import FIELDS, any_free
+from tests.support.browser import chromium
+from tests.support.checkout import Checkout
+from tests.support.edge import PATIENCE, Edge, Looks, refused
+from tests.support.eventually import eventually
+
+# Elsewhere there is none: tests/unit/test_edge.py has how it is refused.
+pytestmark = pytest.mark.parametrize("platform", ["compose"], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="module")
+def edge(stack: Checkout) -> Iterator[Edge]:
+    ports = [any_free("127.0.0.1", set())]
+    ports.append(any_free("127.0.0.1", set(ports)))
+    stack.set(
+        # Of both, only the edge's is to hold.
+        WARREN_BIND="0.0.0.0",
+        WARREN_EDGE_BIND="0.0.0.0",
+        WARREN_EDGE_HTTP_PORT=str(ports[0]),
+        WARREN_EDGE_HTTPS_PORT=str(ports[1]),
+    )
+    try:
+        done = stack.invoke("up", "--edge")
+        made = Edge(stack, *ports)
+        assert "http://" not in done.stdout
+        assert all(f"{made.url}{path}  (user " in done.stdout for path in ("/", "/flower/", "/rabbitmq/"))
+        assert "WARREN_BIND=0.0.0.0 does not hold while the edge is on" in done.stderr
+        yield made
+    finally:
+        stack.set(WARREN_BIND="127.0.0.1")
+        said = stack.invoke("up", "--no-edge").stdout
+    assert "https://" not in said
+    assert "edge" not in {one["service"] for one in stack.json("status")["instances"]}
+    assert refused("127.0.0.1", ports[1])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as made:
+        yield made
+
+
+@pytest.fixture
+def flower(edge: Edge, browser: Browser) -> Iterator[Looks]:
+    """A page in Flower's realm, in which nothing may fail."""
+    looks = Looks(browser, edge)
+    yield looks
+    looks.context.close()
+    assert looks.wrong == []
+
+
+# --- the stack behind it
+
+
+def test_commands_know_it_and_reach_what_they_need(edge: Edge) -> None:
+    stack = edge.stack
+    (shown,) = [one for one in stack.json("status")["instances"] if one["service"] == "edge"]
+    assert (shown["state"], shown["ready"]) == ("running", True)
+    assert f"{edge.url}/flower/" in stack.invoke("open", "flower", "--dry").stdout
+    assert stack.invoke("call", "add", "2", "3", "--wait").stdout == "5\n"
+    assert "default" in {queue["queue"] for queue in stack.json("queues")}
+    assert stack.json("history")["tasks"]
+    assert "certificate obtained" in stack.invoke("logs", "edge", "--tail", "1000").stdout
+
+
+def test_an_up_without_the_option_keeps_it_and_changes_nothing(edge: Edge) -> None:
+    before = edge.stack.containers()
+    assert edge.url in edge.stack.invoke("up").stdout
+    assert edge.stack.containers() == before
+
+
+def test_its_configuration_is_valid_and_formatted(edge: Edge) -> None:
+    where = "/etc/caddy/Caddyfile"
+    caddy = ("exec", "edge", "--", "caddy")
+    assert edge.stack.invoke(*caddy, "validate", "--config", where, "--adapter", "caddyfile").returncode == 0
+    assert edge.stack.invoke(*caddy, "fmt", where).stdout == (edge.stack.folder / "deploy/edge/Caddyfile").read_text()
+
+
+def host_address(stack: Checkout) -> str:
+    """An address of this host that other hosts could have for it: that of its bridge to the stack's network."""
+    said = subprocess.run(
+        ["docker", "network", "inspect", f"{stack.project}_warren"], capture_output=True, text=True, check=True
+    ).stdout
+    return str(json.loads(said)[0]["IPAM"]["Config"][0]["Gateway"])
+
+
+def test_other_hosts_reach_the_edge_and_nothing_else(edge: Edge) -> None:
+    address = host_address(edge.stack)
+    assert not refused(address, edge.https_port)
+    settings = edge.stack.json("config")["settings"]
+    ports = {field: int(settings[f"WARREN_{field.upper()}"]) for field in FIELDS}
+    assert [field for field, port in ports.items() if not refused(address, port)] == []
+    # For the commands of this host; they need none of Flower.
+    assert {field for field, port in ports.items() if refused("127.0.0.1", port)} == {"flower_port"}
+
+
+# --- HTTPS
+
+
+def test_http_leads_to_the_one_address(edge: Edge) -> None:
+    with socket.create_connection(("127.0.0.1", edge.http_port), PATIENCE) as connection:
+        connection.sendall(b"GET /flower/?x=1 HTTP/1.0\r\nHost: elsewhere.example\r\n\r\n")
+        answer = connection.makefile().read()
+    assert answer.startswith("HTTP/1.0 308 ")
+    assert f"Location: {edge.url}/flower/?x=1\n" in answer
+
+
+def test_its_certificate_is_of_its_own_ca_and_http_2_is_spoken(edge: Edge) -> None:
+    where = ("127.0.0.1", edge.https_port)
+    trusting = edge.trusting("h2", "http/1.1")
+    with (
+        socket.create_connection(where, PATIENCE) as plain,
+        trusting.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        assert (secure.selected_alpn_protocol(), secure.version()) == ("h2", "TLSv1.3")
+    with socket.create_connection(where, PATIENCE) as plain, pytest.raises(ssl.SSLCertVerificationError):
+        ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
+
+
+@pytest.mark.parametrize("path", ["/", "/flower/", "/rabbitmq/", "/rabbitmq/api/overview", "/nothing"])
+def test_every_answer_has_the_headers_of_security(edge: Edge, path: str) -> None:
+    headers = edge.get(path).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert "frame-ancestors 'none'" in ", ".join(headers.get_all("Content-Security-Policy") or [])
+    assert headers["Referrer-Policy"] in {"no-referrer", "same-origin"}
+    assert "Server" not in headers
+    # A browser that learns it from a test, or from localhost, would never again speak HTTP there.
+    assert "Strict-Transport-Security" not in headers
+
+
+def test_pages_are_compressed_and_cookies_are_for_https(edge: Edge) -> None:
+    answer = edge.get("/flower/", edge.flower_login, **{"Accept-Encoding": "gzip"})
+    assert (answer.status, answer.headers["Content-Encoding"]) == (200, "gzip")
+    cookies = answer.headers.get_all("Set-Cookie") or []
+    assert cookies and all("; Secure" in cookie for cookie in cookies)
+
+
+def test_nobody_gets_in_without_a_login(edge: Edge) -> None:
+    paths = ("/tasks", "/metrics", "/flower/", "/flower/api/tasks", "/flower/metrics", "/rabbitmq/api/overview")
+    assert {path: edge.get(path).status for path in paths} == dict.fromkeys(paths, 401)
+    assert edge.get("/flower", edge.flower_login).headers["Location"] == "/flower/"
+    assert edge.get("/flower/api/tasks", edge.flower_login).status == 200
+
+
+def test_a_client_is_known_by_its_address_whatever_it_says_of_it(edge: Edge) -> None:
+    """Or it could guess passwords as often as it likes."""
+    with edge.ask("/login") as page:
+        token = re.search(r'name="_xsrf" value="([^"]+)"', page.read().decode())
+        cookie = "; ".join(one.partition(";")[0] for one in page.headers.get_all("Set-Cookie") or [])
+    assert token
+    form = urlencode({"_xsrf": token[1], "password": "a guess"})
+    lies = {"X-Forwarded-For": "192.0.2.1", "X-Real-IP": "192.0.2.2", "X-Forwarded-Proto": "http", "X-Scheme": "http"}
+    headers = {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded", **lies}
+    with edge.ask("/login", "POST", form, headers) as answer:
+        assert answer.status == 401
+    logged = eventually(
+        lambda: re.findall(r"a wrong password from (\S+)", edge.stack.invoke("logs", "monitor").stdout), PATIENCE
+    )
+    # To containers this host is their network's gateway.
+    assert logged[-1] == host_address(edge.stack)
+
+
+def test_events_come_through_as_they_happen(edge: Edge) -> None:
+    headers = {"Authorization": f"Bearer {edge.secrets['monitor-token']}", "Accept-Encoding": "gzip"}
+    with edge.ask("/events?type=task-succeeded", headers=headers) as stream:
+        assert (stream.status, stream.headers["Content-Encoding"]) == (200, None)
+        task = edge.stack.invoke("call", "add", "2", "3", "--wait", "--json").stdout
+        line = next(line for line in stream if line.startswith(b"data: "))
+    assert json.loads(task)["id"] in line.decode()
+
+
+# --- in a browser
+
+
+@pytest.mark.browser
+def test_flower_refuses_a_wrong_password(edge: Edge, browser: Browser) -> None:
+    looks = Looks(browser, edge, password="a guess")
+    try:
+        assert looks.go("/flower/").status == 401
+    finally:
+        looks.context.close()
+
+
+@pytest.mark.browser
+def test_flowers_pages(edge: Edge, flower: Looks) -> None:
+    stack = edge.stack
+    failed = stack.invoke("call", "fail", '"no stamps left"').stdout.strip()
+    for number in range(4):
+        stack.invoke("call", "add", str(number), "40", "--wait")
+    eventually(lambda: stack.json("task", failed)["state"] == "FAILURE", PATIENCE)
+    node = stack.workers()[0]["node"]
+
+    assert flower.go("/flower/").status == 200
+    assert "Online" in flower.shows("#workers-table tbody tr", node, "Online")
+    flower.picture("flower-workers")
+
+    flower.page.get_by_role("link", name="Tasks", exact=True).click()
+    assert "FAILURE" in flower.shows("#tasks-table tbody tr", failed, "app.tasks.fail")
+    flower.picture("flower-tasks")
+
+    flower.page.get_by_role("link", name=failed).click()
+    assert "no stamps left" in flower.shows(".detail-row", "Traceback", "RuntimeError")
+    expect(flower.page.locator(".task-uuid-value")).to_contain_text(failed)
+    flower.picture("flower-task")
+
+    flower.page.get_by_role("link", name="Broker", exact=True).click()
+    flower.shows("#queue-table tbody tr", "default")
+    flower.picture("flower-broker")
+
+
+@pytest.mark.browser
+def test_flowers_button_terminates_a_running_task(edge: Edge, flower: Looks) -> None:
+    stack = edge.stack
+    task = stack.invoke("call", "sleep", "600").stdout.strip()
+    eventually(lambda: stack.json("task", task)["state"] == "STARTED", PATIENCE)
+    flower.go(f"/flower/task/{task}")
+    button = flower.page.get_by_role("button", name="Terminate")
+    flower.reloads_until(button.is_visible, "Flower knows that it runs")
+    flower.picture("flower-running-task")
+    button.click()
+    flower.shows("body", f"Revoked '{task}'")
+    eventually(lambda: stack.json("task", task)["state"] == "REVOKED", PATIENCE)
+    flower.reloads_until(lambda: flower.page.get_by_text("REVOKED", exact=True).is_visible(), "Flower knows it too")
+    # For good: it is in the list that workers read before they take a task.
+    assert task in {one["id"] for one in stack.json("revoked")["revoked"]}
+
+
+@pytest.mark.browser
+def test_the_brokers_own_pages(edge: Edge, flower: Looks) -> None:
+    flower.go("/rabbitmq/")
+    flower.page.locator("input[name=username]").fill("admin")
+    flower.page.locator("input[name=password]").fill(edge.secrets["admin"])
+    flower.page.get_by_role("button", name="Login").click()
+    flower.shows("body", "User admin")
+    flower.page.get_by_role("link", name="Queues and Streams").click()
+    flower.shows("table.list tbody tr", "celery.events", "stream")
+    flower.picture("rabbitmq-queues")
+
+
+@pytest.mark.browser
+def test_the_monitors_page_is_live(edge: Edge, flower: Looks) -> None:
+    flower.go("/live")
+    flower.page.get_by_label("Password").fill(edge.secrets["monitor-operator"])
+    flower.page.get_by_role("button", name="Log in").click()
+    expect(flower.page.get_by_role("button", name="Pause")).to_be_visible()
+
+    def told() -> bool:
+        # Whether it listens already can't be seen: tasks are sent until one of them is told.
+        task = edge.stack.invoke("call", "add", "2", "3", "--wait", "--json").stdout
+        return json.loads(task)["id"] in flower.page.locator("#tail").inner_text()
+
+    eventually(told, PATIENCE, "the page tells of a task")
+    flower.picture("monitor-live")
