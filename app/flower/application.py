@@ -14,8 +14,9 @@ from flower.app import rewrite_handler
 from flower.views import BaseHandler
 from flower.views.monitor import Healthcheck
 from flower.views.monitor import Metrics as FlowerMetrics
+from tornado.httputil import HTTPHeaders
 from tornado.ioloop import IOLoop
-from tornado.web import HTTPError
+from tornado.web import HTTPError, OutputTransform
 
 from app.environment import Mistake
 from app.flower.events import Events
@@ -58,6 +59,21 @@ class Metrics(FlowerMetrics, BaseApiHandler):
         return bool(token) and hmac.compare_digest(f"Bearer {token}".encode(), given.encode())
 
 
+class Challenge(OutputTransform):
+    """Lets browsers answer a 401 of the API too, which Flower sends without a challenge.
+
+    They send a password unasked only to the folder where they were asked for it: on the page of a task that was opened
+    by its link, the button "Terminate" would be refused.
+    """
+
+    def transform_first_chunk(
+        self, status_code: int, headers: HTTPHeaders, chunk: bytes, finishing: bool
+    ) -> tuple[int, HTTPHeaders, bytes]:
+        if status_code == 401 and "WWW-Authenticate" not in headers:
+            headers["WWW-Authenticate"] = 'Basic realm="flower"'
+        return status_code, headers, chunk
+
+
 class Flower(FlowerApplication):
     def __init__(self, options: Any = None, capp: Any = None, **kwargs: Any) -> None:
         io_loop = IOLoop.current()
@@ -73,6 +89,8 @@ class Flower(FlowerApplication):
         pages = [("/healthcheck", Healthcheck), ("/readyz", Ready), ("/metrics", Metrics)]
         prefixed = [rewrite_handler(page, options.url_prefix) for page in pages] if options.url_prefix else pages
         self.add_handlers(".*", [*prefixed, *pages[:2]])
+        if self.options.basic_auth:
+            self.add_transform(Challenge)
 
     def start_http_server(self) -> Any:
         try:

@@ -230,8 +230,9 @@ def test_flowers_pages(edge: Edge, flower: Looks) -> None:
 @pytest.mark.browser
 def test_flowers_button_terminates_a_running_task(edge: Edge, flower: Looks) -> None:
     stack = edge.stack
-    task = stack.invoke("call", "sleep", "600").stdout.strip()
+    task = stack.invoke("call", "sleep", "200").stdout.strip()
     eventually(lambda: stack.json("task", task)["state"] == "STARTED", PATIENCE)
+    # By its link, as it stands in mails: the browser has not been asked for a password elsewhere yet.
     flower.go(f"/flower/task/{task}")
     button = flower.page.get_by_role("button", name="Terminate")
     flower.reloads_until(button.is_visible, "Flower knows that it runs")
@@ -266,7 +267,7 @@ def test_the_monitors_page_is_live(edge: Edge, flower: Looks) -> None:
     def told() -> bool:
         # Whether it listens already can't be seen: tasks are sent until one of them is told.
         task = edge.stack.invoke("call", "add", "2", "3", "--wait", "--json").stdout
-        return json.loads(task)["id"] in flower.page.locator("#tail").inner_text()
+        return flower.page.locator(f'#tail a[href="task/{json.loads(task)["id"]}"]').count() > 0
 
     eventually(told, PATIENCE, "the page tells of a task")
     flower.picture("monitor-live")
