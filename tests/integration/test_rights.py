@@ -84,7 +84,10 @@ MAY: dict[str, list[tuple[Act, str]]] = {
         *((declare, REPLY), (read, REPLY), (delete, REPLY)),
     ],
     "monitor": [(read, "celery.events")],
-    "flower": [(read, "celery.events"), (declare_exchange, "celery.pidbox"), (write, "celery.pidbox")],
+    "flower": [
+        *((read, "celery.events"), (declare_exchange, "celery.pidbox"), (write, "celery.pidbox")),
+        (write, "celery.revoked"),
+    ],
     "ops": [
         *((read, "celery.events"), (declare_exchange, "celery.pidbox"), (write, "celery.pidbox")),
         *((read, "celery.revoked"), (write, "celery.revoked")),
@@ -128,7 +131,10 @@ MAY_NOT: dict[str, list[tuple[Act, str]]] = {
         *(*TASK_QUEUES, *OTHERS, *TAKE_TASKS, *SEND_TASKS),
         *((write, "celery.pidbox"), (write, "celeryev"), (declare, REPLY), (declare, EVENTS), (bind, "tasks")),
     ],
-    "flower": [*TASK_QUEUES, *OTHERS, *TAKE_TASKS, *SEND_TASKS, (write, "celeryev"), (declare, REPLY)],
+    "flower": [
+        *(*TASK_QUEUES, *OTHERS, *TAKE_TASKS, *SEND_TASKS),
+        *((write, "celeryev"), (declare, REPLY), (declare, EVENTS)),
+    ],
     "ops": [
         # It may take dead letters out, for which RabbitMQ has no right of its own beside reading them.
         *(*TASK_QUEUES, *[one for one in OTHERS if one not in DROP], *TAKE_TASKS, *SEND_TASKS),

@@ -175,17 +175,43 @@ class Flower(Process):
         request = urllib.request.Request(f"{self.url}{path}")
         if login:
             request.add_header("Authorization", "Basic " + base64.b64encode(":".join(self.login).encode()).decode())
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             text = answer.read()
         return json.loads(text) if text.startswith((b"{", b"[")) else text.decode()
+
+    def ask(self, path: str, *, authorization: str = "", data: bytes | None = None) -> tuple[int, str]:
+        """Status and text of an answer, whichever; without a login, unless ``authorization`` is one."""
+        request = urllib.request.Request(f"{self.url}{path}", data=data)
+        if authorization:
+            request.add_header("Authorization", authorization)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has seen the end of the event log lately."""
+        if self.popen.poll() is not None:
+            raise AssertionError(self.tail())
+        try:
+            return self.ask("/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """All tasks that it shows, by id."""
+        return dict(self.get("/api/tasks?limit=1000000"))
 
     def task(self, task_id: str) -> dict[str, Any]:
         return dict(self.get(f"/api/task/info/{urllib.parse.quote(task_id)}"))
 
     def wait(self) -> None:
         eventually(
-            lambda: self.get("/healthcheck", login=False) == "OK", PATIENCE, lambda: f"Flower answers; {self.tail()}"
+            lambda: self.popen.poll() is not None or self.ready, PATIENCE, lambda: f"Flower is ready; {self.tail()}"
         )
+        assert self.popen.poll() is None, self.tail()
 
     def restart(self, number: int = signal.SIGTERM) -> None:
         if number == signal.SIGKILL:

@@ -314,9 +314,9 @@ RIGHTS = {
     ("monitor", "configure"): [""],
     ("monitor", "write"): [""],
     ("monitor", "read"): ["celery.events"],
-    ("flower", "configure"): [f"celeryev.{UUID}", "celery.pidbox", "reply.celery.pidbox", REPLY_BOX],
-    ("flower", "write"): [f"celeryev.{UUID}", "celery.pidbox", REPLY_BOX],
-    ("flower", "read"): ["celeryev", f"celeryev.{UUID}", "celery.events", "reply.celery.pidbox", REPLY_BOX],
+    ("flower", "configure"): ["celery.pidbox", "reply.celery.pidbox", REPLY_BOX],
+    ("flower", "write"): ["celery.pidbox", REPLY_BOX],
+    ("flower", "read"): ["celery.events", "reply.celery.pidbox", REPLY_BOX],
     ("ops", "configure"): ["dead_letters.reader", "celery.pidbox", "reply.celery.pidbox", REPLY_BOX],
     # Of the task queues it may thereby ask the state: RabbitMQ has messages written to exchanges, not to queues.
     ("ops", "write"): [*TASKS, "celery.pidbox", REPLY_BOX],
