@@ -14,7 +14,8 @@ import pytest
 from amqp.serialization import dumps
 
 from app import eventlog
-from app.eventlog import Entry, Log, Stop, Unavailable, address, decode, messages, offset_of, reasons, salvage
+from app.eventlog import Entry, Log, Stop, Unavailable, address, decode, reasons, salvage
+from app.frames import messages, offset_of
 
 SENT = {"type": "task-sent", "uuid": "1", "name": "app.tasks.add"}
 
