@@ -15,7 +15,7 @@ JSON = "print JSON for programs"
 
 @command(
     help={
-        "workers": "number of workers (default: as many as run, or WARREN_WORKERS)",
+        "workers": "number of workers of the default pool (default: as many as run, or WARREN_WORKERS)",
         "try_it": "run `add 2 3` through a worker and print its result",
         "edge": "put HTTPS in front of the pages, and let nothing else be reached from other hosts (Compose)",
         "no_edge": "without it again",
@@ -37,7 +37,7 @@ def down(s: Session, volumes: bool = False, yes: bool = False) -> None:
     stack.down(s, volumes, yes)
 
 
-@command(rest="services", help={"services": "rabbitmq, worker, monitor, flower, edge (default: all)"})
+@command(rest="services", help={"services": "rabbitmq, worker, worker-POOL, monitor, flower, edge (default: all)"})
 def restart(s: Session, services: list[str]) -> None:
     """Restart services with the code and settings of now: invoke restart worker"""
     from deploy.commands import stack
@@ -56,7 +56,7 @@ def status(s: Session, json: bool = False) -> None:
 @command(
     rest="services",
     help={
-        "services": "rabbitmq, worker, monitor, flower, edge (default: all)",
+        "services": "rabbitmq, worker, worker-POOL, monitor, flower, edge (default: all)",
         "follow": "go on with what is written from now, until Ctrl-C",
         "tail": "number of lines to begin with (default 100)",
     },
@@ -257,12 +257,15 @@ def revoked(s: Session, since: str = "", limit: str = "20", json: bool = False) 
     revokes.revoked(s, since, whole_number(limit, "--limit", 1, "invoke revoked --limit 100", most=100_000), json)
 
 
-@command(help={"workers": "number of workers"})
-def scale_workers(s: Session, workers: str) -> None:
+@command(
+    help={"workers": "number of workers", "pool": "the pool, one of WARREN_POOLS (default: that of WARREN_QUEUES)"}
+)
+def scale_workers(s: Session, workers: str, pool: str = "default") -> None:
     """Set the number of workers; idle ones stop first, and none while it runs a task: invoke scale-workers 4"""
     from deploy.commands import stack
 
-    stack.scale_workers(s, whole_number(workers, "the number of workers", 0, "invoke scale-workers 4", most=1000))
+    count = whole_number(workers, "the number of workers", 0, "invoke scale-workers 4", most=1000)
+    stack.scale_workers(s, count, pool)
 
 
 @command(rest="words", help={"service": "where to run it", "words": "the command; its own options after --"})
@@ -327,20 +330,34 @@ def purge(s: Session, queue: str, yes: bool = False, json: bool = False) -> None
     queues.purge(s, queue, yes, json)
 
 
-@command(rest="queues", help={"queues": "queues of tasks (without one: show what is paused)", "json": JSON})
-def pause(s: Session, queues: list[str], json: bool = False) -> None:
+@command(
+    rest="queues",
+    help={
+        "queues": "queues of tasks (without one: show what is paused)",
+        "pool": "all queues of this pool",
+        "json": JSON,
+    },
+)
+def pause(s: Session, queues: list[str], pool: str = "", json: bool = False) -> None:
     """Take no more tasks from queues, also by workers that start later: invoke pause mail"""
     from deploy.commands import queues as commands
 
-    commands.pause(s, queues, json)
+    commands.pause(s, queues, json, pool)
 
 
-@command(rest="queues", help={"queues": "queues of tasks (without one: show what is paused)", "json": JSON})
-def resume(s: Session, queues: list[str], json: bool = False) -> None:
+@command(
+    rest="queues",
+    help={
+        "queues": "queues of tasks (without one: show what is paused)",
+        "pool": "all queues of this pool",
+        "json": JSON,
+    },
+)
+def resume(s: Session, queues: list[str], pool: str = "", json: bool = False) -> None:
     """Take tasks again from queues that were paused: invoke resume mail"""
     from deploy.commands import queues as commands
 
-    commands.resume(s, queues, json)
+    commands.resume(s, queues, json, pool)
 
 
 @command(help={"limit": "number of tasks (default 50)", "json": JSON})

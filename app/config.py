@@ -12,11 +12,26 @@ from kombu import Exchange, Queue
 
 from app.settings import AppSettings
 
-__all__ = ["DELAYED_EXCHANGE", "TASKS_EXCHANGE", "own_settings", "platform_settings", "task_queues"]
+__all__ = [
+    "DELAYED_EXCHANGE",
+    "TASKS_EXCHANGE",
+    "Usual",
+    "own_settings",
+    "platform_settings",
+    "task_queues",
+    "worker_settings",
+]
 
 TASKS_EXCHANGE = "tasks"
 # Where Celery's native delayed delivery takes tasks with a countdown or ETA (kombu/transport/native_delayed_delivery.py).
 DELAYED_EXCHANGE = "celery_delayed_27"
+
+
+class Usual(int):
+    """A time limit that nobody gave a task: that of the pool of this worker.
+
+    Tasks that a worker imports late have a copy of it; :mod:`app.limits` tells by this type what is not to be sent.
+    """
 
 
 def task_queues(names: tuple[str, ...]) -> tuple[Queue, ...]:
@@ -41,7 +56,7 @@ def platform_settings(settings: AppSettings) -> dict[str, Any]:
     """What the platform decides, also for an app that brings its own configuration: where the broker is, and its queues."""
     return {
         "broker_url": settings.broker_url,
-        "task_queues": task_queues(settings.queues),
+        "task_queues": task_queues(settings.every_queue),
         "task_default_queue": settings.queues[0],
         "task_default_exchange": TASKS_EXCHANGE,
         "task_default_exchange_type": "topic",
@@ -53,10 +68,22 @@ def platform_settings(settings: AppSettings) -> dict[str, Any]:
         # The monitor, Flower and the event log live on events: all of them, also that a task was sent.
         "worker_send_task_events": True,
         "task_send_sent_event": True,
+        # Read by the command `celery worker` before there is a worker.
+        "worker_concurrency": settings.own_pool.concurrency,
+        # Limits are a worker's matter: Celery copies these into tasks, and from there into each message that is sent, where
+        # they would go before those of the pool that runs it.
+        "task_time_limit": None,
+        "task_soft_time_limit": None,
+    }
+
+
+def worker_settings(settings: AppSettings) -> dict[str, Any]:
+    """The limits of a worker, which are those of its pool."""
+    pool = settings.own_pool
+    return {
         # One number drives time limits, stop grace and the broker's consumer timeout.
-        "task_time_limit": settings.task_time_limit,
-        "task_soft_time_limit": settings.task_soft_time_limit,
-        "worker_concurrency": settings.worker_concurrency,
+        "task_time_limit": Usual(pool.time_limit),
+        "task_soft_time_limit": Usual(pool.soft_time_limit),
     }
 
 

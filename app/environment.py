@@ -8,11 +8,16 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 
-__all__ = ["Mistake", "Variables", "read", "unknown", "variables"]
+__all__ = ["Mistake", "Variable", "Variables", "as_text", "complaint", "parse", "read", "unknown", "variables"]
 
 
 class Variables(msgspec.Struct, frozen=True, kw_only=True):
     """Base of settings: each field is the environment variable ``WARREN_<FIELD>`` unless it names another."""
+
+    @classmethod
+    def complete(cls, values: dict[str, Any], environment: Mapping[str, str], origin: Mapping[str, str]) -> list[str]:
+        """Makes of the ``values`` that were read what their fields take; a line for each mistake."""
+        return []
 
 
 T = TypeVar("T", bound=Variables)
@@ -46,7 +51,8 @@ class Variable(msgspec.Struct, frozen=True):
 def as_text(value: Any) -> str:
     """``value`` as it is written in an environment variable."""
     if isinstance(value, tuple):
-        return ",".join(value)
+        # Things that are written by their names.
+        return ",".join(str(getattr(one, "name", one)) for one in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -67,7 +73,8 @@ def variables(of: type[Variables]) -> dict[str, Variable]:
         found[name] = Variable(
             name=name,
             field=field.name,
-            type=field.type,
+            # What is made of others is written as another type.
+            type=(about.extra or {}).get("written", field.type),
             default=field.default,
             expected=about.title or "",
             description=about.description or "",
@@ -100,14 +107,20 @@ def read(of: type[T], environment: Mapping[str, str], origin: Mapping[str, str] 
         try:
             values[variable.field] = parse(variable, text)
         except msgspec.ValidationError:
-            where = (origin or {}).get(variable.name, "the environment")
-            lines.append(
-                f"{variable.name}={text} (in {where}) is not {variable.expected}; "
-                f"write for example {variable.name}={variable.example}"
-            )
+            lines.append(complaint(variable, text, origin))
+    lines += of.complete(values, environment, origin or {})
     if lines:
         raise Mistake(lines)
     return of(**values)
+
+
+def complaint(variable: Variable, text: str, origin: Mapping[str, str] | None = None) -> str:
+    """The line for a variable whose value is none that it takes."""
+    where = (origin or {}).get(variable.name, "the environment")
+    return (
+        f"{variable.name}={text} (in {where}) is not {variable.expected}; "
+        f"write for example {variable.name}={variable.example}"
+    )
 
 
 def unknown(names: Iterable[str], known: Iterable[str], origin: str) -> list[str]:

@@ -9,7 +9,7 @@ from celery import Celery, signals
 from celery.app.utils import find_app
 from celery.events import event as celery_event
 
-from app import config
+from app import config, limits
 from app.connection import Connection
 from app.environment import Mistake
 from app.revokes.control import Control
@@ -54,7 +54,10 @@ def adopt(app: Celery, settings: AppSettings) -> Celery:
     app.steps["worker"].update(("app.handover:Handover", "app.watchdog:Watchdog"))
     app.steps["consumer"].add(Ready)
     app.steps["consumer"].add("app.rejects:Rejects")
+    app.steps["consumer"].add(limits.Limits)
     signals.celeryd_init.connect(add_revokes, dispatch_uid="warren revokes")
+    signals.celeryd_init.connect(join_pool, dispatch_uid="warren pool")
+    signals.before_task_publish.connect(limits.leave_to_the_pool, dispatch_uid="warren limits")
     signals.celeryd_init.connect(mend_remote_control, dispatch_uid="warren remote control")
     app.control_cls = Control
     # Where the app's own code has asked for the Control before.
@@ -73,6 +76,16 @@ def add_revokes(**_: Any) -> None:
 
     if Revokes not in Tasks.requires:
         Tasks.requires = (*Tasks.requires, Revokes)
+
+
+def join_pool(instance: Any, **_: Any) -> None:
+    """Gives a worker the limits of its pool, and has it consume the pool's queues; it knows the others, to send to.
+
+    Options of its command line go before both.
+    """
+    settings = settings_from_environment()
+    instance.app.conf.update(config.worker_settings(settings))
+    instance.app.amqp.queues.select(settings.own_pool.queues)
 
 
 def mend_remote_control(**_: Any) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from app.settings import from_environment
+
 __all__ = ["mend"]
 
 
@@ -19,9 +21,10 @@ class Usual(NamedTuple):
 
 
 def mend() -> None:
-    """Puts ours in the place of `time_limit` and `rate_limit`, also for Flower's buttons."""
+    """Puts ours in the place of `time_limit`, `rate_limit` and `stats`, also for Flower's buttons."""
     from celery.worker.control import Panel
 
+    Panel.data["stats"] = stats
     Panel.data["time_limit"] = time_limit
     Panel.data["rate_limit"] = rate_limit
 
@@ -31,7 +34,7 @@ usual: dict[str, Usual] = {}
 
 
 def time_limit(state: Any, task_name: str = "", hard: float | None = None, soft: float | None = None, **_: Any) -> Any:
-    """Limits the tasks that this worker takes from now on; without both limits, as before.
+    """Limits the tasks that this worker takes from now on; without both limits, as before. None gets beyond the pool's own.
 
     Celery's own sets attributes of the task, which its worker read when it connected. And a sender that has the task's
     code writes the usual limits into each message, which go before the task's.
@@ -42,6 +45,9 @@ def time_limit(state: Any, task_name: str = "", hard: float | None = None, soft:
         task = state.app.tasks[task_name]
         before = usual.setdefault(task_name, Usual(task.soft_time_limit, task.time_limit, task.Request))
         changed = bool(soft or hard)
+        if hard and (most := state.app.conf.task_time_limit):
+            # Stop grace and the broker's patience are reckoned from it.
+            hard = min(hard, most)
         soft, hard = soft or before.soft, hard or before.hard
         if soft and hard and soft > hard:
             # Pool processes that are made from now on inherit both, and Celery sends no task with such limits.
@@ -68,6 +74,13 @@ def limited(base: Any, soft: float | None, hard: float | None) -> Any:
             pass
 
     return Limited
+
+
+def stats(state: Any, **arguments: Any) -> dict[str, Any]:
+    """As Celery's, and which pool the worker belongs to (what Celery calls a pool is how it runs tasks)."""
+    from celery.worker import control
+
+    return {**control.stats(state, **arguments), "worker_pool": from_environment().pool}
 
 
 def rate_limit(state: Any, task_name: str = "", rate_limit: Any = None, **_: Any) -> Any:

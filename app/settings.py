@@ -4,20 +4,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
-from app.environment import Variables, read
+from app.environment import Variables, complaint, read
 from app.event_types import TASK_TYPES, TYPES, WORKER_TYPES
+from app.pools import DEFAULT, NAMES, POOLS, Pool
+from app.pools import read as read_pools
 
 __all__ = ["AppSettings", "from_environment"]
 
 # No dots: a delayed task's binding is `#.<queue>`, so a queue `b` would also get what is meant for `a.b`.
 QUEUE_NAMES = r"^[a-z][a-z0-9_-]{0,62}$"
 
+Queues = Annotated[
+    tuple[Annotated[str, Meta(pattern=QUEUE_NAMES)], ...],
+    Meta(
+        min_length=1,
+        title="a list of queue names, such as default,mail (a-z, 0-9, - and _; no dots)",
+        examples=["video,reports"],
+        extra={"list": True},
+    ),
+]
 # At least 2: the soft limit, in whole seconds, comes before it.
-Seconds = Annotated[int, Meta(ge=2, le=604_800, title="a number of seconds from 2 to 604800 (a week)")]
+Seconds = Annotated[
+    int, Meta(ge=2, le=604_800, title="a number of seconds from 2 to 604800 (a week)", examples=["3600"])
+]
+Concurrency = Annotated[
+    str,
+    Meta(pattern=r"^(auto|[1-9][0-9]{0,3})$", title="auto or a number of processes from 1 to 9999", examples=["1"]),
+]
+Workers = Annotated[int, Meta(ge=0, le=1000, title="a number of workers from 0 to 1000", examples=["1"])]
+
+# What the variables of a pool take.
+OF_A_POOL = {"queues": Queues, "concurrency": Concurrency, "time_limit": Seconds, "workers": Workers}
 
 # What the monitor tells of tasks and workers, as handlers are given it.
 EVENT_TYPES = f"^({'|'.join(TYPES)})$"
@@ -47,18 +68,21 @@ class AppSettings(Variables, frozen=True, kw_only=True):
         str,
         Meta(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$", title="the place of a Celery app, package.module:app"),
     ] = field(default="app", name="CELERY_APP")
-    queues: Annotated[
-        tuple[Annotated[str, Meta(pattern=QUEUE_NAMES)], ...],
-        Meta(
-            min_length=1,
-            title="a list of queue names, such as default,mail (a-z, 0-9, - and _; no dots)",
-            extra={"list": True},
-        ),
-    ] = ("default",)
+    # Those of the default pool.
+    queues: Queues = ("default",)
     task_time_limit: Seconds = 300
-    worker_concurrency: Annotated[
-        str, Meta(pattern=r"^(auto|[1-9][0-9]{0,3})$", title="auto or a number of processes from 1 to 9999")
-    ] = "auto"
+    worker_concurrency: Concurrency = "auto"
+    # Beside the default pool; each has variables of its own, see app/pools.py.
+    pools: Annotated[
+        tuple[Pool, ...],
+        Meta(
+            title="a list of names of pools, such as heavy,quick (a-z and 0-9, at most 21 characters)",
+            examples=["heavy"],
+            extra={"written": Annotated[NAMES, Meta(extra={"list": True})]},
+        ),
+    ] = ()
+    # The pool that this worker belongs to.
+    pool: Annotated[str, Meta(title="the name of a pool")] = DEFAULT
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(title="one of debug, info, warning, error")
     ] = "info"
@@ -184,15 +208,64 @@ class AppSettings(Variables, frozen=True, kw_only=True):
     ] = field(default="", name="FLOWER_OAUTH2_OKTA_BASE_URL")
     flower_metrics_token: Annotated[str, Meta(title="a key")] = field(default="", name="FLOWER_METRICS_TOKEN")
 
+    @classmethod
+    def complete(cls, values: dict[str, Any], environment: Mapping[str, str], origin: Mapping[str, str]) -> list[str]:
+        general = cls(**{name: value for name, value in values.items() if name not in {"pools", "pool"}}).default_pool
+        values["pools"], lines = read_pools(
+            values.get("pools", ()),
+            general,
+            OF_A_POOL,
+            environment,
+            lambda variable, text: complaint(variable, text, origin),
+        )
+        own = values.get("pool", DEFAULT)
+        if own not in {general.name, *(one.name for one in values["pools"])}:
+            lines.append(f"WARREN_POOL={own} is no pool that {POOLS} names")
+        return lines
+
+    @property
+    def default_pool(self) -> Pool:
+        """The pool of WARREN_QUEUES."""
+        return Pool(
+            name=DEFAULT,
+            queues=self.queues,
+            time_limit=self.task_time_limit,
+            concurrency=self.worker_concurrency,
+        )
+
+    @property
+    def every_pool(self) -> tuple[Pool, ...]:
+        """The default pool, and the others."""
+        return (self.default_pool, *self.pools)
+
+    @property
+    def own_pool(self) -> Pool:
+        """The pool that this worker belongs to."""
+        return next(pool for pool in self.every_pool if pool.name == self.pool)
+
+    @property
+    def every_queue(self) -> tuple[str, ...]:
+        """The queues of all pools; the first is where a task goes that names none."""
+        return tuple(queue for pool in self.every_pool for queue in pool.queues)
+
+    def time_limit_of(self, queue: str | None) -> int:
+        """Seconds that a task of ``queue`` may take; of one that nobody knows, the longest that any task may."""
+        return next((pool.time_limit for pool in self.every_pool if queue in pool.queues), self.longest_time_limit)
+
+    @property
+    def longest_time_limit(self) -> int:
+        """Seconds that a task may take in the pool that is the most patient."""
+        return max(pool.time_limit for pool in self.every_pool)
+
     @property
     def task_soft_time_limit(self) -> int:
-        """Seconds after which a task gets SoftTimeLimitExceeded: a tenth of its time, 1 to 30 s, is left to clean up."""
-        return self.task_time_limit - max(1, min(30, self.task_time_limit // 10))
+        """Seconds after which a task of the default pool gets SoftTimeLimitExceeded."""
+        return self.default_pool.soft_time_limit
 
     @property
     def stop_grace(self) -> int:
-        """Seconds that a stopping worker gets: the longest task, and half a minute to acknowledge it and leave."""
-        return self.task_time_limit + 30
+        """Seconds that a stopping worker gets, in the pool that is the most patient."""
+        return max(pool.stop_grace for pool in self.every_pool)
 
     @property
     def revokes_seconds(self) -> int:

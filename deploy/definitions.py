@@ -37,7 +37,7 @@ def password_hash(password: str) -> str:
 def users(settings: Settings, secrets: Secrets) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The users of users.json, and their permissions."""
     accounts, permissions = [], []
-    queues = "|".join(settings.queues)
+    queues = "|".join(settings.every_queue)
     for name, role in json.loads((FOLDER / "users.json").read_text()).items():
         accounts.append(
             {
@@ -58,22 +58,22 @@ def users(settings: Settings, secrets: Secrets) -> tuple[list[dict[str, Any]], l
 def definitions(settings: Settings, secrets: Secrets) -> dict[str, Any]:
     """All that the broker loads at its start.
 
-    The files hold the pattern with the queue `default`; each queue of WARREN_QUEUES takes its place. The queues of
+    The files hold the pattern with the queue `default`; each queue of every pool takes its place. The queues of
     delayed delivery, which workers make too, are here so that a countdown can be sent before the first worker starts.
     """
     result: dict[str, Any] = json.loads((FOLDER / "definitions.json").read_text())
     result["queues"] = [
         {**queue, "name": name}
         for queue in result["queues"]
-        for name in (settings.queues if queue["name"] == "default" else [queue["name"]])
+        for name in (settings.every_queue if queue["name"] == "default" else [queue["name"]])
     ]
     result["bindings"] = [
         {**binding, "destination": name, "routing_key": name} if binding["destination"] == "default" else binding
         for binding in result["bindings"]
-        for name in (settings.queues if binding["destination"] == "default" else [None])
+        for name in (settings.every_queue if binding["destination"] == "default" else [None])
     ]
     policies = {policy["name"]: policy for policy in result["policies"]}
-    policies["tasks"]["pattern"] = f"^({'|'.join(settings.queues)})$"
+    policies["tasks"]["pattern"] = f"^({'|'.join(settings.every_queue)})$"
     policies["tasks"]["definition"]["delivery-limit"] = settings.delivery_limit
     policies["celery.events"]["definition"]["max-age"] = settings.events_max_age
     policies["celery.events"]["definition"]["max-length-bytes"] = settings.events_max_bytes
@@ -123,7 +123,7 @@ def delayed_delivery(settings: Settings) -> dict[str, list[dict[str, Any]]]:
         )
         bind(name, name, "queue", f"{above}1.#")
         bind(name, lower, "exchange", f"{above}0.#")
-    for queue in settings.queues:
+    for queue in settings.every_queue:
         bind("celery_delayed_delivery", TASKS, "exchange", f"#.{queue}")
         bind(TASKS, queue, "queue", f"#.{queue}")
     return {"exchanges": exchanges, "queues": queues, "bindings": bindings}

@@ -5,14 +5,29 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from app.environment import as_text
+from app.pools import DEFAULT, POOLS, Pool
 from deploy.definitions import VHOST
+from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.base import in_url
 from deploy.secrets import Secrets
-from deploy.settings import Settings
+from deploy.settings import Settings, of_pools
 
-__all__ = ["EDGE", "FLOWER_LOGIN", "MONITOR_LOGINS", "SERVICES", "broker_url", "environments"]
+__all__ = [
+    "EDGE",
+    "FLOWER_LOGIN",
+    "MONITOR_LOGINS",
+    "SERVICES",
+    "broker_url",
+    "environments",
+    "is_worker",
+    "kind",
+    "not_up_yet",
+    "of_pool",
+    "services",
+    "worker_services",
+]
 
-# In the order in which they start.
+# In the order in which they start; where the settings name further pools, those follow the worker.
 SERVICES = ("rabbitmq", "worker", "monitor", "flower")
 
 # One more, on Compose, where the user wants it.
@@ -49,6 +64,40 @@ def flower_login(settings: Settings, secrets: Secrets) -> dict[str, str]:
     return {name.upper(): value for name in FLOWER_OAUTH if (value := getattr(settings, name))}
 
 
+def of_pool(pool: Pool | str) -> str:
+    """The service of a pool's workers."""
+    name = pool if isinstance(pool, str) else pool.name
+    return "worker" if name == DEFAULT else f"worker-{name}"
+
+
+def is_worker(service: str) -> bool:
+    """Whether ``service`` is the workers of a pool, also of one that the settings do not name any more."""
+    return kind(service) == "worker"
+
+
+def kind(service: str) -> str:
+    """The one of SERVICES that ``service`` is like."""
+    return "worker" if service.startswith("worker-") else service
+
+
+def not_up_yet(service: str) -> WarrenError:
+    """The error where workers of a pool are to change whose queues the broker does not have."""
+    pool = service.removeprefix("worker-")
+    return WarrenError(f"the pool {pool} is not up yet; `invoke up` makes its queues and starts it", ExitCode.FAILED)
+
+
+def worker_services(settings: Settings) -> dict[str, Pool]:
+    """The services of all pools, the default one first."""
+    return {of_pool(pool): pool for pool in settings.every_pool}
+
+
+def services(settings: Settings) -> tuple[str, ...]:
+    """All services: those of SERVICES, where the other pools follow the worker, and the edge if the user wants it."""
+    workers = tuple(worker_services(settings))
+    always = tuple(one for service in SERVICES for one in (workers if service == "worker" else (service,)))
+    return (*always, EDGE) if settings.edge == "on" else always
+
+
 def broker_url(role: str, secrets: Secrets, host: str, port: int) -> str:
     return f"amqp://{role}:{quote(secrets[role], safe='')}@{in_url(host)}:{port}/{VHOST}"
 
@@ -56,7 +105,15 @@ def broker_url(role: str, secrets: Secrets, host: str, port: int) -> str:
 def environments(
     settings: Settings, secrets: Secrets, host: str, port: int, management_port: int
 ) -> dict[str, dict[str, str]]:
-    """Environment variables by service, for a broker that the services reach at ``host`` and the two ports."""
+    """Environment variables by service, for a broker that the services reach at ``host`` and the two ports.
+
+    Workers of all pools have those of ``worker``, and WARREN_POOL with the name of theirs.
+    """
+
+    # How many workers a pool has is no matter of theirs: with it here, another number would start all of them anew.
+    pools = {name: value for name, value in of_pools(settings).items() if not name.endswith("_WORKERS")}
+    if pools:
+        pools = {POOLS: as_text(settings.pools), **pools}
 
     def common(role: str) -> dict[str, str]:
         return {
@@ -65,6 +122,7 @@ def environments(
             "CELERY_APP": settings.celery_app,
             "WARREN_QUEUES": ",".join(settings.queues),
             "WARREN_TASK_TIME_LIMIT": str(settings.task_time_limit),
+            **pools,
             "WARREN_LOG_LEVEL": settings.log_level,
         }
 

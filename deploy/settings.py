@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
+from msgspec.structs import replace
 
-from app.environment import Mistake, Variable, read, unknown, variables
-from app.settings import AppSettings
+from app import pools
+from app.environment import Mistake, Variable, as_text, read, unknown, variables
+from app.settings import OF_A_POOL, AppSettings, Workers
 from deploy.errors import ExitCode, WarrenError, reason
 from deploy.paths import ROOT
 
-__all__ = ["EDGE_PORTS", "PORTS", "Settings", "known", "load"]
+__all__ = ["EDGE_PORTS", "PORTS", "Settings", "known", "load", "of_pools"]
 
 Port = Annotated[int, Meta(ge=1, le=65535, title="a port from 1 to 65535")]
 Image = Annotated[str, Meta(pattern=r"^[\w][\w./:@-]*$", title="the name of an image")]
@@ -27,6 +29,7 @@ INTERNAL = {
     "CELERY_BROKER_URL",
     "FLOWER_METRICS_TOKEN",
     "WARREN_HEALTH_DIR",
+    "WARREN_POOL",
     "MONITOR_ADDRESS",
     "MONITOR_BEHIND_PROXY",
     "MONITOR_COOKIE_SECRET",
@@ -56,7 +59,7 @@ class Settings(AppSettings, frozen=True, kw_only=True):
     project: Annotated[
         str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$", title="a name of a-z, 0-9 and -, at most 31 characters")
     ] = "warren"
-    workers: Annotated[int, Meta(ge=0, le=1000, title="a number of workers from 0 to 1000")] = 1
+    workers: Workers = 1
     bind: Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]+$", title="an IP address")] = "127.0.0.1"
     amqp_port: Port = 5672
     management_port: Port = 15672
@@ -91,6 +94,10 @@ class Settings(AppSettings, frozen=True, kw_only=True):
     up_timeout: Annotated[int, Meta(ge=1, le=3600, title="a number of seconds from 1 to 3600")] = 180
 
     @property
+    def default_pool(self) -> pools.Pool:
+        return replace(super().default_pool, workers=self.workers)
+
+    @property
     def foreign_app(self) -> bool:
         """Whether the tasks come from a Celery project of the user's own."""
         return self.celery_app != "app"
@@ -99,6 +106,13 @@ class Settings(AppSettings, frozen=True, kw_only=True):
 def known() -> dict[str, Variable]:
     """The variables that a user may set, by name."""
     return {name: variable for name, variable in variables(Settings).items() if name not in INTERNAL}
+
+
+def of_pools(settings: Settings) -> dict[str, str]:
+    """The variables of all pools but the default one, with their values."""
+    return {
+        pools.variable(pool.name, name): as_text(getattr(pool, name)) for pool in settings.pools for name in OF_A_POOL
+    }
 
 
 def dotenv(file: Path) -> tuple[dict[str, str], list[str]]:
@@ -132,10 +146,12 @@ def load(file: Path = ROOT / ".env", environment: Mapping[str, str] | None = Non
     """
     environment = os.environ if environment is None else environment
     written, lines = dotenv(file)
-    names = known()
-    lines += unknown(written, names, file.name)
-    ours = (name for name in environment if name.startswith("WARREN_") and not name.startswith(TESTS))
-    lines += unknown(ours, {*names, *INTERNAL}, "the environment")
+    declared = pools.named({**written, **environment}.get(pools.POOLS, ""))
+    names = known() | pools.variables_of(declared, OF_A_POOL)
+    ours = {name for name in environment if name.startswith("WARREN_") and not name.startswith(TESTS)} - INTERNAL
+    for given, where in ((set(written), file.name), (ours, "the environment")):
+        strangers = pools.strangers(given, declared, where)
+        lines += [*strangers.values(), *unknown(given - set(strangers), names, where)]
     values = {name: value for name, value in {**written, **environment}.items() if name in names}
     origin = {name: file.name for name in written if name not in environment}
     try:
@@ -160,13 +176,15 @@ def combinations(settings: Settings) -> list[str]:
     context = ROOT / settings.app_context
     if not context.is_dir():
         lines.append(f"WARREN_APP_CONTEXT={settings.app_context} is no folder; name the folder of your Celery project")
-    for queue in dict.fromkeys(settings.queues):
-        if queue == "dead_letters":
-            lines.append("WARREN_QUEUES: dead_letters is the queue of undeliverable tasks; choose another name")
-        if queue.startswith("celery_delayed_"):
-            lines.append(f"WARREN_QUEUES: {queue} is a name of Celery's delayed delivery; choose another one")
-        if settings.queues.count(queue) > 1:
-            lines.append(f"WARREN_QUEUES: {queue} is there twice; name each queue once")
+    for pool in settings.every_pool:
+        variable = "WARREN_QUEUES" if pool.name == pools.DEFAULT else pools.variable(pool.name, "queues")
+        for queue in dict.fromkeys(pool.queues):
+            if queue == "dead_letters":
+                lines.append(f"{variable}: dead_letters is the queue of undeliverable tasks; choose another name")
+            if queue.startswith("celery_delayed_"):
+                lines.append(f"{variable}: {queue} is a name of Celery's delayed delivery; choose another one")
+            if pool.queues.count(queue) > 1:
+                lines.append(f"{variable}: {queue} is there twice; name each queue once")
     oauth = ("auth_provider", "auth", "oauth2_key", "oauth2_secret", "oauth2_redirect_uri")
     missing = [f"FLOWER_{name.upper()}" for name in oauth if not getattr(settings, f"flower_{name}")]
     if 0 < len(missing) < len(oauth):

@@ -97,8 +97,9 @@ class Recorder:
         self._identity = identity(self._folder / FILE)
         limits = Limits(
             self._settings.monitor_unclaimed_after,
-            self._settings.task_time_limit,
+            self._settings.longest_time_limit,
             self._settings.monitor_stalled_factor,
+            {queue: self._settings.time_limit_of(queue) for queue in self._settings.every_queue},
         )
         self._attention = Attention(self.history, limits, self._beats)
         self._after = positions(self.history.connection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from app.pools import DEFAULT, variable
 from deploy.commands.control import connected
 from deploy.commands.send import full_name
 from deploy.commands.workers import Workers
@@ -47,10 +48,12 @@ def time_limit(s: Session, names: list[str], soft: str, hard: str, default: bool
             "give --soft or --hard seconds or both, or --default alone: invoke time-limit add --soft 50 --hard 60",
             ExitCode.USAGE,
         )
-    most = s.settings.task_time_limit
+    most = s.settings.longest_time_limit
     if max(limits["soft"] or 0, limits["hard"] or 0) > most:
+        patient = next(pool.name for pool in s.settings.every_pool if pool.time_limit == most)
+        setting = "WARREN_TASK_TIME_LIMIT" if patient == DEFAULT else variable(patient, "time_limit")
         raise WarrenError(
-            f"no task may run for longer than WARREN_TASK_TIME_LIMIT={most} s, after which the broker would give it to "
+            f"no task may run for longer than {setting}={most} s, after which the broker would give it to "
             "another worker; raise that in .env, and `invoke up`",
             ExitCode.USAGE,
         )
@@ -61,6 +64,9 @@ def time_limit(s: Session, names: list[str], soft: str, hard: str, default: bool
     words = [f"{verb} after {sent[which]} s" for which, verb in (("soft", "warned"), ("hard", "ended")) if sent[which]]
     done = f"{', '.join(words) or 'limited as its code and WARREN_TASK_TIME_LIMIT say'}, where it starts from now on"
     told(name, answers, asked, done, sent, as_json)
+    for pool in s.settings.every_pool:
+        if pool.time_limit < (sent["hard"] or 0):
+            note(f"workers of the pool {pool.name} end it after {pool.time_limit} s all the same")
 
 
 def seconds(text: str, option: str) -> int:
@@ -100,7 +106,11 @@ def told(name: str, answers: dict[str, Any], asked: Workers, done: str, values: 
 
 def show(s: Session, fields: list[str], as_json: bool) -> None:
     """The limits in force: those that are not the settings'."""
-    usual = {"soft_time_limit": str(s.settings.task_soft_time_limit), "time_limit": str(s.settings.task_time_limit)}
+    pools = s.settings.every_pool
+    usual = {
+        "soft_time_limit": {str(pool.soft_time_limit) for pool in pools},
+        "time_limit": {str(pool.time_limit) for pool in pools},
+    }
     with connected(s, "ops"):
         asked = Workers(s)
         answers = asked.ask("registered", taskinfoitems=fields)
@@ -109,7 +119,7 @@ def show(s: Session, fields: list[str], as_json: bool) -> None:
         for entry in entries:
             name, _, options = entry.partition(" ")
             of = dict(option.partition("=")[::2] for option in options.strip("[]").split())
-            values = tuple("" if of.get(field) == usual.get(field) else of.get(field, "") for field in fields)
+            values = tuple("" if of.get(field) in usual.get(field, ()) else of.get(field, "") for field in fields)
             if any(values):
                 found.setdefault((name, *values), []).append(node)
     rows = sorted(found.items())

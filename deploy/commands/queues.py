@@ -14,7 +14,7 @@ from app.monitor.history.clock import read_time, rfc3339
 from deploy import management, monitor_api
 from deploy.commands import looks
 from deploy.commands.log import as_known
-from deploy.commands.stack import NUMBERS, cells, confirm, queue_row, shown
+from deploy.commands.stack import NUMBERS, cells, confirm, pool_named, queue_row, shown
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
 from deploy.session import Session
@@ -69,7 +69,7 @@ def ages(s: Session, rows: list[dict[str, Any]]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for row in rows:
-        if row["queue"] in s.settings.queues and row["ready"]:
+        if row["queue"] in s.settings.every_queue and row["ready"]:
             try:
                 since = waiting_since(s, row["queue"], row["ready"])
             except WarrenError as error:
@@ -139,7 +139,7 @@ def tasks_in_words(count: int) -> str:
 
 
 def require_task_queue(s: Session, queue: str) -> None:
-    if queue in s.settings.queues:
+    if queue in s.settings.every_queue:
         return
     why = {
         "dead_letters": "; for dead_letters there is `invoke dead-letters`",
@@ -149,7 +149,7 @@ def require_task_queue(s: Session, queue: str) -> None:
     if queue.startswith("celery_delayed_"):
         why = f"; {queue} holds tasks of all queues for later: see `invoke schedule`, and revoke them"
     raise WarrenError(
-        f"there is no task queue {queue!r}; the queues are {', '.join(s.settings.queues)} (WARREN_QUEUES){why}",
+        f"there is no task queue {queue!r}; the queues are {', '.join(s.settings.every_queue)} (WARREN_QUEUES){why}",
         ExitCode.UNKNOWN,
     )
 
@@ -170,18 +170,20 @@ def channel(s: Session) -> Iterator[Channel]:
 # --- pause and resume
 
 
-def pause(s: Session, names: list[str], as_json: bool) -> None:
-    turn(s, names, True, as_json)
+def pause(s: Session, names: list[str], as_json: bool, pool: str = "") -> None:
+    turn(s, names, True, as_json, pool)
 
 
-def resume(s: Session, names: list[str], as_json: bool) -> None:
-    turn(s, names, False, as_json)
+def resume(s: Session, names: list[str], as_json: bool, pool: str = "") -> None:
+    turn(s, names, False, as_json, pool)
 
 
-def turn(s: Session, names: list[str], paused: bool, as_json: bool) -> None:
-    """Pauses or resumes queues; without names shows which are paused."""
+def turn(s: Session, names: list[str], paused: bool, as_json: bool, pool: str) -> None:
+    """Pauses or resumes queues, and those of a pool; without any shows which are paused."""
     for name in names:
         require_task_queue(s, name)
+    if pool:
+        names = list(dict.fromkeys([*names, *pool_named(s, pool).queues]))
     if not names:
         show_paused(paused_now(s, required=True), as_json)
         return
@@ -203,8 +205,9 @@ def turn(s: Session, names: list[str], paused: bool, as_json: bool) -> None:
         for name in names:
             say(f"{name}: {verb}d; {consumed(len(consumers[name]), workers)}")
         if paused:
+            again = f"--pool {pool}" if pool else names[0]
             note(
-                f"it holds until `invoke resume {names[0]}`, also for workers that start later, but not longer than "
+                f"it holds until `invoke resume {again}`, also for workers that start later, but not longer than "
                 f"WARREN_REVOKES_MAX_AGE={s.settings.revokes_max_age}; what workers hold already goes on"
             )
     late = {node for name in names for node in consumers[name]} if paused else set()

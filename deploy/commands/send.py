@@ -126,9 +126,9 @@ def call(
     named = as_json_object(kwargs) if kwargs else {}
     delay = seconds(countdown, "--countdown") if countdown else 0
     patience = seconds(timeout, "--timeout")
-    if queue and queue not in s.settings.queues:
+    if queue and queue not in s.settings.every_queue:
         raise WarrenError(
-            f"there is no queue {queue!r}; the queues are {', '.join(s.settings.queues)} (WARREN_QUEUES)",
+            f"there is no queue {queue!r}; the queues are {', '.join(s.settings.every_queue)} (WARREN_QUEUES)",
             ExitCode.UNKNOWN,
         )
     refuse_under_alarm(s)

@@ -10,11 +10,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from msgspec.structs import replace
+
 from app.environment import as_text
+from app.pools import DEFAULT, Pool
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
 from deploy.run import INTERRUPTED
-from deploy.services import EDGE, FLOWER_LOGIN, MONITOR_LOGINS, SERVICES
+from deploy.services import EDGE, FLOWER_LOGIN, MONITOR_LOGINS, is_worker, of_pool
+from deploy.services import services as all_services
 from deploy.session import Session
 
 __all__ = [
@@ -155,25 +159,33 @@ def confirm(what: str) -> None:
 
 def restart(s: Session, services: list[str]) -> None:
     require_edge(s)
-    wanted = checked(s, services) or everything(s)
-    s.platform.restart(wanted)
+    chosen = checked(s, services)
+    s.platform.restart(chosen)
     if not s.runner.dry:
-        say(f"Restarted {', '.join(wanted)}.")
-
-
-def everything(s: Session) -> list[str]:
-    return [*SERVICES, *([EDGE] if s.settings.edge == "on" else [])]
+        say(f"Restarted {', '.join(chosen)}.")
 
 
 def checked(s: Session, services: list[str]) -> list[str]:
-    if EDGE in services and s.settings.edge == "off":
+    """``services``, or all that there are where none is named."""
+    known = all_services(s.settings)
+    if EDGE in services and EDGE not in known:
         raise WarrenError("the edge is off; `invoke up --edge` turns it on", ExitCode.UNKNOWN)
     for service in services:
-        if service not in everything(s):
-            raise WarrenError(
-                f"there is no service {service!r}; choose from {', '.join(everything(s))}", ExitCode.UNKNOWN
-            )
-    return services
+        if service not in known:
+            raise WarrenError(f"there is no service {service!r}; choose from {', '.join(known)}", ExitCode.UNKNOWN)
+    return services or list(known)
+
+
+def pool_named(s: Session, name: str) -> Pool:
+    """The pool of that name.
+
+    Raises:
+        WarrenError: there is none (exit code 7).
+    """
+    known = {pool.name: pool for pool in s.settings.every_pool}
+    if name not in known:
+        raise WarrenError(f"there is no pool {name!r}; choose from {', '.join(known)} (WARREN_POOLS)", ExitCode.UNKNOWN)
+    return known[name]
 
 
 def status(s: Session, as_json: bool) -> None:
@@ -256,7 +268,7 @@ def queue_row(queue: dict[str, Any]) -> dict[str, Any]:
 
 
 def logs(s: Session, services: list[str], follow: bool, tail: int) -> None:
-    code = s.platform.logs(checked(s, services) or everything(s), follow, tail)
+    code = s.platform.logs(checked(s, services), follow, tail)
     # Ctrl-C is how one leaves a log that one follows.
     if code and not (follow and code in INTERRUPTED):
         raise SystemExit(code)
@@ -277,30 +289,37 @@ def shell(s: Session) -> None:
         raise SystemExit(code)
 
 
-def scale_workers(s: Session, workers: int) -> None:
+def scale_workers(s: Session, workers: int, pool: str = DEFAULT) -> None:
+    service = of_pool(pool_named(s, pool))
     for line in alarm_lines(s):
         note(line)
-    running = [one for one in s.platform.status() if one.service == "worker" and one.state != "stopped"]
+    running = [one for one in s.platform.status() if is_worker(one.service) and one.state != "stopped"]
     busy: set[str] = set()
-    if 0 < workers < len(running):
+    if 0 < workers < sum(one.service == service for one in running):
         from deploy.commands.control import busy_nodes  # imports Celery
 
         busy = busy_nodes(s, len(running))
-    s.platform.scale(workers, busy)
+    s.platform.scale(workers, busy, pool)
     if not s.runner.dry:
-        say(f"{workers} worker{'' if workers == 1 else 's'}.")
+        say(f"{workers} worker{'' if workers == 1 else 's'}{'' if pool == DEFAULT else f' of the pool {pool}'}.")
         if not workers:
-            note("no worker is left: tasks wait in their queues until there is one")
+            note(
+                f"no worker is left{'' if pool == DEFAULT else ' there'}: tasks wait in their queues until there is one"
+            )
 
 
 def config(s: Session, as_json: bool) -> None:
-    from deploy.settings import known
+    from deploy.settings import known, of_pools
 
     values = {
         variable.name: without_secrets(variable.name, as_text(getattr(s.settings, variable.field)))
         for variable in known().values()
     }
     defaults = {variable.name: as_text(variable.default) for variable in known().values()}
+    general = replace(s.settings.default_pool, queues=(), workers=1)
+    pools = tuple(replace(general, name=pool.name) for pool in s.settings.pools)
+    defaults |= of_pools(replace(s.settings, pools=pools))
+    values |= of_pools(s.settings)
     if as_json:
         print_json({"platform": s.platform.name, "settings": values})
     else:

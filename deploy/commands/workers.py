@@ -180,10 +180,13 @@ def everybody(on: list[str], answers: dict[str, Any]) -> str:
 
 def stats_table(answers: dict[str, Any]) -> Table:
     rows = [
-        (node, *(told[key] for key in ("pool", "concurrency", "pid", "processed", "uptime", "memory", "prefetch")))
+        (
+            node,
+            *(told[key] for key in ("pool", "kind", "concurrency", "pid", "processed", "uptime", "memory", "prefetch")),
+        )
         for node, told in ((node, summary(stats)) for node, stats in answers.items())
     ]
-    headings = ("worker", "pool", "concurrency", "pid", "processed", "uptime", "memory", "prefetch")
+    headings = ("worker", "pool", "kind", "concurrency", "pid", "processed", "uptime", "memory", "prefetch")
     return headings, [in_words(row, headings) for row in rows], NUMBERS
 
 
@@ -228,7 +231,9 @@ def summary(stats: dict[str, Any]) -> dict[str, Any]:
     pool = stats.get("pool") or {}
     peak = (stats.get("rusage") or {}).get("maxrss")
     return {
-        "pool": str(pool.get("implementation", "")).partition(":")[0].rpartition(".")[2] or None,
+        # What Celery calls its pool.
+        "kind": str(pool.get("implementation", "")).partition(":")[0].rpartition(".")[2] or None,
+        "pool": stats.get("worker_pool"),
         "concurrency": pool.get("max-concurrency"),
         "pid": stats.get("pid"),
         "processed": sum((stats.get("total") or {}).values()),
@@ -270,6 +275,7 @@ def workers(s: Session, every: bool, as_json: bool) -> None:
                 "memory": told.get("memory"),
                 "queues": sorted(queue["name"] for queue in queues[name]) if name in queues else None,
                 "heartbeat": heard.get(name, {}).get("heartbeat"),
+                "kind": told.get("kind"),
             }
         )
     if as_json:

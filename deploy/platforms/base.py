@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.pools import DEFAULT
+
 __all__ = ["Endpoints", "Instance", "Platform", "in_url"]
 
 
@@ -61,7 +63,7 @@ class Endpoints:
 class Platform(Protocol):
     """A place where the stack runs.
 
-    Every method may raise WarrenError. ``service`` is one of deploy.services.SERVICES.
+    Every method may raise WarrenError. ``service`` is one of deploy.services.services(): each pool of workers is one.
     """
 
     name: str
@@ -75,7 +77,8 @@ class Platform(Protocol):
     def up(self, workers: int | None) -> None:
         """Brings the stack up and returns when every part is ready. Where it is up already and nothing changed, does nothing.
 
-        ``workers`` is the number of workers; None keeps the number that runs, or takes the setting.
+        ``workers`` is the number of workers of the default pool; None keeps the number that runs, or takes the setting, as
+        for all other pools.
         On Ctrl-C, what this call started is stopped again. After an error it may be left, to be looked at.
         """
 
@@ -86,13 +89,16 @@ class Platform(Protocol):
         """Restarts ``services`` with the code and settings of now, and returns when they are ready."""
 
     def status(self) -> list[Instance]:
-        """All instances, in the order of SERVICES; empty where nothing runs."""
+        """All instances, in the order of the services; empty where nothing runs."""
 
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
         """Shows the last ``tail`` lines of each of ``services``, and with ``follow`` all that comes, until Ctrl-C."""
 
-    def scale(self, workers: int, busy: set[str]) -> None:
-        """Sets the number of workers. When lowering it, those whose node is not in ``busy`` stop first, all of them warm."""
+    def scale(self, workers: int, busy: set[str], pool: str = DEFAULT) -> None:
+        """Sets the number of workers of a pool.
+
+        When lowering it, those whose node is not in ``busy`` stop first, all of them warm.
+        """
 
     def exec(self, service: str, command: Sequence[str]) -> int:
         """Runs ``command`` in the place of a running ``service``, attached to the terminal; its exit code."""

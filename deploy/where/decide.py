@@ -114,7 +114,7 @@ class One:
 
     def runs(self, worker: str, begun: float, doubt: str = "") -> Answer:
         ran = max(0.0, self.now - begun)
-        limit = self.facts.time_limit
+        limit = self.facts.time_limits.get(self.queue or "", self.facts.time_limit)
         line = f"running on {worker} for {span(ran)} of at most {limit} s"
         kind = "running"
         died = self.died_before(worker)
@@ -254,13 +254,16 @@ class One:
                 f"; {self.queue} was paused {when}: `invoke resume {self.queue}` lets workers take tasks from it again"
             )
         up = len(self.facts.nodes or [])
+        pool = self.facts.pools.get(self.queue or "")
+        start = f"(`invoke scale-workers 1{f' --pool {pool}' if pool else ''}` starts one)"
         if not up:
-            return f"; no worker takes tasks from {self.queue}: none is up (`invoke scale-workers 1` starts one)"
+            return f"; no worker takes tasks from {self.queue}: none is up {start}"
         others = sorted({name for found in self.facts.consumed.values() for name in found})
         what = f"it takes tasks from {', '.join(others)}" if others else "it takes tasks from no queue"
         if up > 1:
             what = what.replace("it takes", "they take")
-        return f"; no worker takes tasks from {self.queue}: {up} {'are' if up > 1 else 'is'} up, but {what}"
+        none = f"; no worker takes tasks from {self.queue}: {up} {'are' if up > 1 else 'is'} up, but {what}"
+        return f"{none} {start}" if pool else none
 
     # --- ended
 

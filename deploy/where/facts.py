@@ -83,6 +83,10 @@ class Facts:
     queues: dict[str, Depth] = field(default_factory=dict)
     letters: dict[str, Letter] = field(default_factory=dict)
     revokes: dict[str, Record] = field(default_factory=dict)
+    time_limits: dict[str, int] = field(default_factory=dict)
+    """The time limit of each queue; of others it is ``time_limit``."""
+    pools: dict[str, str] = field(default_factory=dict)
+    """The pools beside the default one, by their queues."""
     paused: dict[str, Record] = field(default_factory=dict)
     """The queues that are paused."""
     before: dict[str, tuple[int, bool]] = field(default_factory=dict)
@@ -96,7 +100,15 @@ def gather(s: Session, ids: Sequence[str]) -> Facts:
     Raises:
         WarrenError: neither the monitor nor the broker can be asked.
     """
-    facts = Facts(time(), s.settings.task_time_limit, s.settings.events_max_age, s.settings.queues)
+    settings = s.settings
+    facts = Facts(
+        time(),
+        settings.longest_time_limit,
+        settings.events_max_age,
+        settings.every_queue,
+        time_limits={queue: settings.time_limit_of(queue) for queue in settings.every_queue},
+        pools={queue: pool.name for pool in settings.pools for queue in pool.queues},
+    )
     ask_history(s, ids, facts)
     undecided = [id_ for id_ in ids if not settled(facts.tasks.get(id_))]
     if not undecided:

@@ -7,7 +7,7 @@ import signal
 
 from celery import shared_task
 
-__all__ = ["INCLUDE", "die"]
+__all__ = ["INCLUDE", "die", "send_sleep"]
 
 INCLUDE = ("--include", __name__)
 
@@ -16,3 +16,11 @@ INCLUDE = ("--include", __name__)
 def die() -> None:
     """Ends its process, as the kernel does when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@shared_task
+def send_sleep(seconds: float, queue: str) -> str:
+    """Sends a task as tasks do it, with the code at hand; its id."""
+    from app.tasks import sleep
+
+    return str(sleep.apply_async((seconds,), queue=queue).id)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -81,6 +82,9 @@ def test_our_own_app_has_our_settings_and_tasks(monkeypatch: pytest.MonkeyPatch)
     assert app.conf.broker_url == "amqp://u:p@h:1/v"
     assert [queue.name for queue in app.conf.task_queues] == ["mail", "default"]
     assert (app.conf.task_default_queue, app.conf.task_default_routing_key) == ("mail", "mail")
+    # A sender has none, which would go before those of the pool that runs its tasks.
+    assert (app.conf.task_time_limit, app.conf.task_soft_time_limit) == (None, None)
+    factory.join_pool(SimpleNamespace(app=app))
     assert (app.conf.task_time_limit, app.conf.task_soft_time_limit) == (100, 90)
     assert app.conf.worker_concurrency == "3"
     app.loader.import_default_modules()
@@ -101,7 +105,8 @@ def test_every_setting_is_one_that_celery_knows() -> None:
     from celery.app.defaults import NAMESPACES, flatten
 
     known = {name for name, _ in flatten(NAMESPACES)}
-    settings = {**config.own_settings(AppSettings()), **config.platform_settings(AppSettings())}
+    made = (config.own_settings, config.platform_settings, config.worker_settings)
+    settings = {name: value for settings in made for name, value in settings(AppSettings()).items()}
     assert set(settings) - known == set()
 
 

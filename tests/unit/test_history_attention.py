@@ -16,7 +16,7 @@ from app.monitor.history.schema import FILE
 from app.monitor.history.store import History
 from tests.support.events import BASE, WORKER, Event, event, heartbeat, life, take
 
-LIMITS = Limits(unclaimed_after=300, time_limit=1000, factor=10)
+LIMITS = Limits(unclaimed_after=300, time_limit=1000, factor=10, time_limits={"quick": 100, "heavy": 5000})
 TWO = "celery@two"
 
 
@@ -214,6 +214,13 @@ def test_who_is_silent_does_not_matter_to_what_ended(watch: Watch, end: str) -> 
 
 
 # --- stalled
+
+
+@pytest.mark.parametrize(("queue", "limit"), [("quick", 100), ("default", 1000), ("heavy", 5000)])
+def test_the_limit_is_that_of_the_tasks_queue(watch: Watch, queue: str, limit: int) -> None:
+    watch.take(heartbeat(0), *life("a", end="started", queue=queue))
+    assert watch.look(limit + 1) == []
+    assert watch.look(limit + 40) == [("stalled", "a")]
 
 
 def test_a_task_that_runs_past_its_time_limit(watch: Watch) -> None:

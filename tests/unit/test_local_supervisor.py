@@ -34,7 +34,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def all_programs(settings: Settings | None = None, slots: tuple[int, ...] = (1, 2)) -> dict[str, Program]:
-    made = programs.programs(settings or Settings(), SECRETS, PORTS, list(slots), Path("/scripts"))
+    made = programs.programs(settings or Settings(), SECRETS, PORTS, {"worker": slots}, Path("/scripts"))
     return {program.name: program for program in made}
 
 
@@ -79,7 +79,7 @@ def test_what_changes_a_program_changes_its_digest(change: str) -> None:
     settings = Settings(queues=("default", "mail")) if change == "setting" else Settings()
     secrets = Secrets({**SECRETS, "worker": "another"}) if change == "password" else SECRETS
     ports = Ports(5673, 15672, 15692, 5555, 5556, 4369, 25672) if change == "ports" else PORTS
-    after = {one.name: one for one in programs.programs(settings, secrets, ports, [1, 2], Path("/scripts"))}
+    after = {one.name: one for one in programs.programs(settings, secrets, ports, {"worker": [1, 2]}, Path("/scripts"))}
     assert before["worker-1"].digest != after["worker-1"].digest
     assert before["rabbitmq"].digest != after["rabbitmq"].digest
     assert before["epmd"].digest == after["epmd"].digest

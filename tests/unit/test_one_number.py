@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.config import platform_settings
+from app.config import platform_settings, worker_settings
 from app.settings import AppSettings
 from deploy.definitions import broker_settings
 from deploy.paths import ROOT
@@ -45,7 +45,7 @@ def compose_variables(settings: Settings, secrets: Secrets, home: Any) -> dict[s
 @pytest.mark.parametrize("limit", LIMITS)
 def test_celery_compose_and_the_broker_agree(limit: int, home: Any, secrets: Secrets) -> None:
     settings = Settings(task_time_limit=limit)
-    celery = platform_settings(settings)
+    celery = worker_settings(settings)
     assert celery["task_time_limit"] == limit
     assert celery["task_soft_time_limit"] == settings.task_soft_time_limit
     # The worker gets the same number by its environment.

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from app.eventlog import Unavailable
+from app.pools import Pool
 from app.revokes import log
 from deploy import management
 from deploy.commands import queues
 from deploy.errors import ExitCode, WarrenError
 from deploy.secrets import Secrets
 from deploy.session import Session
+from deploy.settings import Settings
 from tests.support.monitor_api import FakeMonitor
 from tests.unit.conftest import make_session
 from tests.unit.test_history import summary
@@ -284,6 +286,26 @@ def test_a_pause_is_kept_and_waited_for(world: World, session: Session, capsys: 
         "it holds until `invoke resume mail`, also for workers that start later, but not longer than"
     )
     assert "WARREN_REVOKES_MAX_AGE=7D" in said.err
+
+
+def test_a_pools_pause_is_that_of_its_queues(
+    world: World, session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heavy = Pool(name="heavy", queues=("video", "reports"), time_limit=60)
+    session.__dict__["settings"] = Settings(pools=(heavy,))
+    world.consumed = [{"celery@a": ["default"], "celery@b": []}]
+    queues.pause(session, [], False, "heavy")
+    assert world.did == ["video paused", "reports paused"]
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        f"{queue}: paused; none of 2 workers consumes it" for queue in ("video", "reports")
+    ]
+    assert said.err.startswith("it holds until `invoke resume --pool heavy`, also for workers that start later")
+    world.consumed = [{"celery@a": ["default"], "celery@b": ["video", "reports"]}]
+    queues.resume(session, ["video"], False, "heavy")
+    assert world.did[2:] == ["video resumed", "reports resumed"]
+    line = refused(ExitCode.UNKNOWN, lambda: queues.pause(session, [], False, "slow"))
+    assert line == "there is no pool 'slow'; choose from default, heavy (WARREN_POOLS)"
 
 
 def test_who_does_not_follow_a_pause_is_named(

@@ -76,6 +76,22 @@ def test_limits_go_before_those_of_messages(
     assert state.consumer.strategies == {"add": "made anew"}
 
 
+def test_no_limit_goes_beyond_that_of_the_workers_pool(state: SimpleNamespace) -> None:
+    remote.time_limit(state, "add", hard=500, soft=100)
+    assert limits_of_a_message(state) == (300, 100)
+
+
+def test_statistics_tell_the_pool(state: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from celery.worker import control
+
+    monkeypatch.setattr(control, "stats", lambda *_, **__: {"pid": 7})
+    monkeypatch.setenv("WARREN_POOLS", "heavy")
+    monkeypatch.setenv("WARREN_POOL_HEAVY_QUEUES", "video")
+    assert remote.stats(state) == {"pid": 7, "worker_pool": "default"}
+    monkeypatch.setenv("WARREN_POOL", "heavy")
+    assert remote.stats(state) == {"pid": 7, "worker_pool": "heavy"}
+
+
 def test_a_task_that_there_is_not(state: SimpleNamespace) -> None:
     assert remote.time_limit(state, "nope", hard=1) == {"error": "unknown task"}
     assert remote.rate_limit(state, "nope", "1/s") == {"error": "unknown task"}
@@ -101,7 +117,7 @@ def test_what_is_no_limit_changes_nothing(state: SimpleNamespace) -> None:
 def test_workers_have_these_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     from celery.worker.control import Panel
 
-    for name in ("time_limit", "rate_limit"):
+    for name in ("time_limit", "rate_limit", "stats"):
         monkeypatch.setitem(Panel.data, name, None)
     remote.mend()
     assert (Panel.data["time_limit"], Panel.data["rate_limit"]) == (remote.time_limit, remote.rate_limit)

@@ -68,7 +68,7 @@ def test_on_the_local_platform_it_listens_where_it_is_reached(
 ) -> None:
     (tmp_path / "app.env").write_text("SHOP_KEY=of its own\n")
     monkeypatch.setattr(programs, "ROOT", tmp_path)
-    made = programs.programs(Settings(bind=bind), secrets, PORTS, [1], Path("/scripts"))
+    made = programs.programs(Settings(bind=bind), secrets, PORTS, {"worker": [1]}, Path("/scripts"))
     (environment,) = [one.environment for one in made if one.service == "monitor"]
     assert (environment["MONITOR_ADDRESS"], environment["MONITOR_PORT"]) == (bind, "5")
     # For handlers, as tasks have it; nobody else.
@@ -77,7 +77,7 @@ def test_on_the_local_platform_it_listens_where_it_is_reached(
 
 def test_handlers_are_found_where_tasks_are(secrets: Secrets) -> None:
     made = programs.programs(
-        Settings(celery_app="shop", app_context=str(ROOT / "tests")), secrets, PORTS, [1], Path("/scripts")
+        Settings(celery_app="shop", app_context=str(ROOT / "tests")), secrets, PORTS, {"worker": [1]}, Path("/scripts")
     )
     worker, watcher = (next(one for one in made if one.service == service) for service in ("worker", "monitor"))
     assert watcher.environment["PYTHONPATH"] == worker.environment["PYTHONPATH"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app.pools import Pool
 from deploy import management, monitor_api
 from deploy.commands import control, send, stack
 from deploy.errors import ExitCode, WarrenError
@@ -377,7 +378,38 @@ def test_workers_are_asked_who_is_busy_only_when_some_of_them_stop(
         [one("rabbitmq"), *(one("worker", number) for number in (1, 2, 3)), one("worker", 4, "stopped")]
     )
     stack.scale_workers(session_on(platform, secrets), workers)
-    assert (busy, platform.calls) == (asked, [("scale", workers, busy_ones)])
+    assert (busy, platform.calls) == (asked, [("scale", workers, busy_ones, "default")])
+
+
+def test_of_a_pool_only_its_own_workers_count(
+    busy: list[int], secrets: Secrets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    platform = Platform([one("worker"), one("worker", 2), one("worker-heavy"), one("worker-heavy", 2)])
+    session = session_on(platform, secrets, pools=(Pool(name="heavy", queues=("video",), time_limit=60),))
+    stack.scale_workers(session, 2, "heavy")
+    assert (busy, capsys.readouterr().out) == ([], "2 workers of the pool heavy.\n")
+    stack.scale_workers(session, 1, "heavy")
+    # All that may answer are waited for.
+    assert busy == [4]
+    assert platform.calls[-1] == ("scale", 1, {"celery@2"}, "heavy")
+    stack.scale_workers(session, 0, "heavy")
+    assert capsys.readouterr().err == "no worker is left there: tasks wait in their queues until there is one\n"
+    with pytest.raises(WarrenError, match="there is no pool 'slow'; choose from default, heavy") as caught:
+        stack.scale_workers(session, 1, "slow")
+    assert caught.value.code is ExitCode.UNKNOWN
+
+
+def test_services_of_pools_are_known_by_their_names(secrets: Secrets, capsys: pytest.CaptureFixture[str]) -> None:
+    platform = Platform()
+    session = session_on(platform, secrets, pools=(Pool(name="heavy", queues=("video",), time_limit=60),))
+    stack.restart(session, ["worker-heavy"])
+    stack.logs(session, [], False, 5)
+    assert platform.calls == [
+        ("restart", ["worker-heavy"]),
+        ("logs", ["rabbitmq", "worker", "worker-heavy", "monitor", "flower"], False, 5),
+    ]
+    with pytest.raises(WarrenError, match="there is no service 'worker-slow'"):
+        stack.restart(session, ["worker-slow"])
 
 
 @pytest.mark.parametrize(("workers", "said"), [(0, "0 workers.\n"), (1, "1 worker.\n"), (2, "2 workers.\n")])

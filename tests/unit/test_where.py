@@ -226,3 +226,20 @@ def test_messages_that_mention_one_of_the_ids(wanted: set[str]) -> None:
     assert not mentions(b'{"uuid": "11111111-8f2d-4a51-9c0e-3d1f7a2b4c6d"}', wanted)
     if "order-7" in wanted:
         assert mentions(b'{"uuid": "order-7"}', wanted)
+
+
+# --- pools
+
+
+def test_the_limit_and_the_way_to_a_worker_are_those_of_the_queues_pool() -> None:
+    limits = {"default": 300, "video": 3600}
+    ran = answer(RUNNING | {"queue": "video"}, held={ID: Held("w1@a", "active", NOW - 12, "video")}, time_limits=limits)
+    assert "of at most 3600 s" in ran.line
+    known = {"queues": {"default": Depth(0, 1), "video": Depth(3, 0)}, "pools": {"video": "heavy"}}
+    waits = WAITING | {"queue": "video"}
+    none_up = answer(waits, **known, nodes=[])
+    assert none_up.line.endswith("none is up (`invoke scale-workers 1 --pool heavy` starts one)")
+    others = answer(waits, **known, consumed={"w1@a": ["default"]})
+    assert others.line.endswith(
+        "1 is up, but it takes tasks from default (`invoke scale-workers 1 --pool heavy` starts one)"
+    )

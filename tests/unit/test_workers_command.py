@@ -26,6 +26,7 @@ STATS = {
     "uptime": 90,
     "rusage": {"maxrss": 51_200},
     "prefetch_count": 4,
+    "worker_pool": "default",
 }
 
 
@@ -109,7 +110,7 @@ def test_statistics(world: World, session: Session, capsys: pytest.CaptureFixtur
     world.answers = {"stats": {"celery@a": STATS, "celery@b": {}}}
     workers.inspect(session, "stats", "", False)
     first, second = lines(capsys)
-    assert first == ["celery@a", "prefork", "4", "7", "5", "1m", "30s", "50", "MiB", "4"]
+    assert first == ["celery@a", "default", "prefork", "4", "7", "5", "1m", "30s", "50", "MiB", "4"]
     assert second == ["celery@b", "0"]
 
 
@@ -175,8 +176,8 @@ def test_a_line_for_each_worker(
     answering(world)
     workers.workers(session, False, False)
     assert lines(capsys) == [
-        ["celery@a", "yes", "prefork", "4", "1", "5", "1m", "30s", "50", "MiB", "default,", "mail"],
-        ["celery@b", "yes", "prefork", "4", "0", "5", "1m", "30s", "50", "MiB", "none"],
+        ["celery@a", "yes", "default", "4", "1", "5", "1m", "30s", "50", "MiB", "default,", "mail"],
+        ["celery@b", "yes", "default", "4", "0", "5", "1m", "30s", "50", "MiB", "none"],
     ]
     assert api.asked == []
 
@@ -185,8 +186,9 @@ def test_workers_as_json(world: World, session: Session, capsys: pytest.CaptureF
     answering(world)
     workers.workers(session, False, True)
     assert json.loads(capsys.readouterr().out)[0] == {
-        **{"name": "celery@a", "alive": True, "pool": "prefork", "concurrency": 4, "active": 1, "processed": 5},
+        **{"name": "celery@a", "alive": True, "pool": "default", "concurrency": 4, "active": 1, "processed": 5},
         **{"uptime": 90, "memory": 51_200 * 1024, "queues": ["default", "mail"], "heartbeat": None},
+        "kind": "prefork",
     }
 
 

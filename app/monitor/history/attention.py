@@ -9,8 +9,8 @@ It is taken back when the task moves on, or its worker is heard of again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from app.monitor.history.events import Event
@@ -52,7 +52,14 @@ class Limits:
 
     unclaimed_after: float
     time_limit: float
+    """Of a task whose queue nobody knows."""
     factor: float
+    time_limits: Mapping[str, float] = field(default_factory=dict)
+    """Of the tasks of each queue."""
+
+    def of(self, queue: str | None) -> float:
+        """The time limit of a task of ``queue``."""
+        return self.time_limits.get(queue or "", self.time_limit)
 
 
 class Running(NamedTuple):
@@ -62,6 +69,7 @@ class Running(NamedTuple):
     state: int
     worker: int | None
     name: int | None
+    queue: int | None
     at: float
     attention: int
 
@@ -144,9 +152,8 @@ class Attention:
         if task.state == STARTED:
             ran = now - task.at
             usual = self._usual_of(task.name, now) if ran > STALLED_LEAST else None
-            if ran > self._limits.time_limit + LIMIT_MARGIN or (
-                usual is not None and ran > self._limits.factor * usual
-            ):
+            limit = self._limits.of(self._history.words.text(task.queue))
+            if ran > limit + LIMIT_MARGIN or (usual is not None and ran > self._limits.factor * usual):
                 return STALLED
         return 0
 

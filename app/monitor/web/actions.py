@@ -169,8 +169,9 @@ class Actions:
         app = self._client(self._settings.monitor_producer_url)
         try:
             queue = task.get("queue") or self._settings.queues[0]
-            if queue not in self._settings.queues:
-                raise Refused(409, f"its queue {queue} is none of this platform's ({', '.join(self._settings.queues)})")
+            known = self._settings.every_queue
+            if queue not in known:
+                raise Refused(409, f"its queue {queue} is none of this platform's ({', '.join(known)})")
             new = connected(lambda: publish(app, task["name"], args, kwargs, queue))
         finally:
             app.close()

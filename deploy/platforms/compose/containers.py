@@ -13,6 +13,7 @@ from deploy.paths import ROOT
 from deploy.platforms.base import Instance
 from deploy.platforms.compose.engine import ENGINE_PATIENCE, explained
 from deploy.run import Runner
+from deploy.services import is_worker
 from deploy.settings import Settings
 
 __all__ = ["instance", "last_line", "listed", "number", "published"]
@@ -93,5 +94,5 @@ def instance(container: dict[str, Any]) -> Instance:
         ready=ready,
         since=re.sub(r" \((healthy|unhealthy|health: starting)\)", "", status),
         # A worker's node is named after its host name, which is the first 12 digits of its container's id.
-        node=f"celery@{container['ID'][:12]}" if service == "worker" else "",
+        node=f"celery@{container['ID'][:12]}" if is_worker(service) else "",
     )

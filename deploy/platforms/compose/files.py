@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from app.pools import Pool
 from deploy import ports
 from deploy.definitions import broker_settings, definitions
 from deploy.paths import ROOT, STATE, write_private
@@ -14,10 +15,10 @@ from deploy.platforms.base import in_url
 from deploy.platforms.compose import edge
 from deploy.platforms.compose.image import sources
 from deploy.secrets import Secrets
-from deploy.services import environments
+from deploy.services import environments, of_pool
 from deploy.settings import Settings
 
-__all__ = ["deployed", "lines", "present", "texts", "write"]
+__all__ = ["POOLS", "deployed", "lines", "pools", "present", "texts", "write"]
 
 # The variables of compose.yaml that the broker's container is made from.
 BROKER = (
@@ -26,6 +27,10 @@ BROKER = (
     "WARREN_BIND",
     "WARREN_(?:AMQP|MANAGEMENT|PROMETHEUS)_PORT",
 )
+
+
+# A second file for Compose, which is there where pools are beside the default one.
+POOLS = "pools.yaml"
 
 
 def write(settings: Settings, secrets: Secrets, image: str) -> None:
@@ -51,12 +56,40 @@ def write(settings: Settings, secrets: Secrets, image: str) -> None:
                 "WARREN_BIND": in_url(edge.inner_bind(settings)),
                 **{f"WARREN_{field.upper()}": str(getattr(settings, field)) for field in ports.FIELDS},
                 "WARREN_WORKERS": str(settings.workers),
-                "WARREN_STOP_GRACE": str(settings.stop_grace),
+                "WARREN_STOP_GRACE": str(settings.default_pool.stop_grace),
                 "WARREN_LOG_LEVEL": settings.log_level,
                 **edge.variables(settings),
             }
         ),
     )
+    write_pools(settings)
+
+
+def write_pools(settings: Settings) -> None:
+    if settings.pools:
+        write_private(
+            STATE / POOLS,
+            "".join(["# Made by `invoke up` of WARREN_POOLS.\nservices:\n", *map(service, settings.pools)]),
+        )
+    else:
+        (STATE / POOLS).unlink(missing_ok=True)
+
+
+def service(pool: Pool) -> str:
+    """A pool's workers as Compose reads them: as those of the default pool, with a number and limits of their own."""
+    return f"""\
+  {of_pool(pool)}:
+    extends: {{file: compose.yaml, service: worker}}
+    environment: {{WARREN_POOL: {pool.name}}}
+    stop_grace_period: {pool.stop_grace}s
+    deploy: {{replicas: {pool.workers}}}
+"""
+
+
+def pools() -> list[str]:
+    """The services of pools in the file that was written last."""
+    file = STATE / POOLS
+    return re.findall(r"^  (worker-\w+):$", file.read_text(), re.MULTILINE) if file.exists() else []
 
 
 def present() -> bool:
@@ -66,7 +99,7 @@ def present() -> bool:
 
 def texts() -> dict[Path, str]:
     """What stands in those that say what runs: variables and environments."""
-    files = (STATE / "compose.env", *(STATE / "env").glob("*.env"))
+    files = (STATE / "compose.env", STATE / POOLS, *(STATE / "env").glob("*.env"))
     return {file: file.read_text() for file in files if file.exists()}
 
 

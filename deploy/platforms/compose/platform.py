@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
+from app.pools import DEFAULT
 from deploy import ports
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note
@@ -16,7 +17,8 @@ from deploy.platforms.compose.image import Image
 from deploy.platforms.lock import locked
 from deploy.run import Runner
 from deploy.secrets import Secrets
-from deploy.services import EDGE, SERVICES
+from deploy.services import is_worker, not_up_yet, of_pool, worker_services
+from deploy.services import services as all_services
 from deploy.settings import EDGE_PORTS, Settings
 from deploy.wait import until
 
@@ -46,7 +48,12 @@ class Compose:
         return [
             *("docker", "compose", "--project-name", self.settings.project),
             *("--env-file", ".warren/compose.env", "--file", "deploy/compose.yaml"),
+            *(("--file", f".warren/{files.POOLS}") if self.has_pools() else ()),
         ]
+
+    def has_pools(self) -> bool:
+        """Whether there are pools beside the default one; a dry run takes the file for written that would be."""
+        return bool(self.settings.pools) if self.runner.dry else bool(files.pools())
 
     def check(self) -> None:
         engine.check(self.runner)
@@ -69,15 +76,16 @@ class Compose:
         held = containers.published(listed)
         self.require_ports(held)
         edge.advise(self.settings)
-        there = [one for one in before if one.service == "worker"]
-        self.change(any(one.state in {"running", "starting"} for one in there))
-        # None of a stack that is there is what somebody scaled it to.
-        count = workers if workers is not None else len(there) if before else self.settings.workers
+        counts = self.counts(before)
+        if workers is not None:
+            counts["worker"] = workers
+        self.change(before)
         try:
             self.runner.run(
                 [
                     *self.compose("up", "--detach", "--remove-orphans", "--quiet-pull"),
-                    *("--scale", f"worker={count}", "--wait", "--wait-timeout", str(self.settings.up_timeout)),
+                    *scales(counts),
+                    *("--wait", "--wait-timeout", str(self.settings.up_timeout)),
                 ]
             )
         except WarrenError as error:
@@ -107,8 +115,21 @@ class Compose:
         if self.settings.edge == "on" and edge.own_ca(self.settings):
             self.runner.run(self.compose("cp", f"edge:{edge.CA_INSIDE}", edge.CA), quiet=True)
 
-    def change(self, running: bool) -> None:
-        """Brings image and files up to date, where workers are ``running`` without harm to them or to their tasks."""
+    def counts(self, before: Sequence[Instance]) -> dict[str, int]:
+        """How many workers each pool is to have, for a stack of which ``before`` is there."""
+        # None of a stack that is there is what somebody scaled it to, but not of a pool that is new in it.
+        known = ("worker", *files.pools()) if before else ()
+        return {
+            service: sum(one.service == service for one in before) if service in known else pool.workers
+            for service, pool in worker_services(self.settings).items()
+        }
+
+    def change(self, before: Sequence[Instance], workers: bool = True) -> None:
+        """Brings image and files up to date, without harm to workers of ``before`` or to their tasks.
+
+        With ``workers`` they are to be replaced.
+        """
+        running = workers and any(is_worker(one.service) and one.state in {"running", "starting"} for one in before)
         broker = files.deployed()
         built = self.image.build()
         was = files.texts()
@@ -126,7 +147,7 @@ class Compose:
         if broker and broker != files.deployed():
             # Compose will replace the broker first; who still runs a task then would lose it, and it would run again.
             note("the broker changes: workers end their tasks first")
-            self.runner.run(self.compose("stop", "worker"))
+            self.stop_workers(before)
 
     def try_tasks(self) -> None:
         """Loads the tasks once in the new image, before it takes the place of workers that work.
@@ -180,17 +201,24 @@ class Compose:
 
     def down(self, volumes: bool) -> None:
         with locked(note, dry=self.runner.dry):
-            self.status()  # refuses where they are another checkout's
-            self.stop(volumes)
+            # Refuses where they are another checkout's.
+            self.stop(volumes, self.status())
 
-    def stop(self, volumes: bool) -> None:
+    def stop(self, volumes: bool, found: Sequence[Instance] = ()) -> None:
         if not files.present():
             self.write()
         # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
-        self.runner.run([*self.base(), "stop", "worker"])
+        self.stop_workers(found)
         # To this command the edge is an orphan: it goes too, but its volume stays. That holds the key of a CA that people
         # trust, or certificates that a public CA gives only so often: secrets, not data.
         self.runner.run([*self.base(), "down", "--remove-orphans", *(["--volumes"] if volumes else [])])
+
+    def stop_workers(self, found: Sequence[Instance]) -> None:
+        """Stops the workers of all pools, also those of ``found`` whose pool is none any more."""
+        known = ["worker", *files.pools()]
+        self.runner.run([*self.base(), "stop", *known])
+        if others := [one.name for one in found if is_worker(one.service) and one.service not in known]:
+            self.runner.run(["docker", "stop", *others], quiet=True)
 
     def restart(self, services: Sequence[str]) -> None:
         with locked(note, dry=self.runner.dry):
@@ -200,15 +228,18 @@ class Compose:
         before = self.status()
         if not before:
             raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
-        self.change("worker" in services)
-        wanted = [service for service in (*SERVICES, EDGE) if service in services]
-        workers = sum(one.service == "worker" for one in before)
+        new = [one for one in services if is_worker(one) and one not in ("worker", *files.pools())]
+        if new and "rabbitmq" not in services:
+            raise not_up_yet(new[0])
+        counts = self.counts(before)
+        self.change(before, any(is_worker(service) for service in services))
+        wanted = [service for service in all_services(self.settings) if service in services]
         try:
             self.runner.run(
                 [
                     *self.compose("up", "--detach", "--no-deps", "--force-recreate"),
                     # Compose knows the services that are named, and no others.
-                    *(["--scale", f"worker={workers}"] if "worker" in wanted else []),
+                    *scales({service: counts[service] for service in wanted if service in counts}),
                     *("--wait", "--wait-timeout", str(self.settings.up_timeout), *wanted),
                 ]
             )
@@ -218,19 +249,25 @@ class Compose:
     def status(self) -> list[Instance]:
         found = [containers.instance(one) for one in containers.listed(self.settings, self.runner)]
         # Compose takes what is no service any more for an orphan, which the next `up` removes.
-        order = {service: place for place, service in enumerate(SERVICES)}
+        order = {service: place for place, service in enumerate(all_services(self.settings))}
         return sorted(found, key=lambda one: (order.get(one.service, len(order)), containers.number(one.name)))
 
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
+        # Of a pool that is not up yet Compose knows nothing.
+        known = ("worker", *files.pools())
+        services = [service for service in services if not is_worker(service) or service in known]
         return self.runner.attach(
             self.compose("logs", "--tail", str(tail), *(["--follow"] if follow else []), *services)
         )
 
-    def scale(self, workers: int, busy: set[str]) -> None:
+    def scale(self, workers: int, busy: set[str], pool: str = DEFAULT) -> None:
+        service = of_pool(pool)
         found = self.status()
         if not any(one.service == "rabbitmq" for one in found):
             raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
-        running = [one for one in found if one.service == "worker" and one.state == "running"]
+        if service not in {"worker", *files.pools()}:
+            raise not_up_yet(service)
+        running = [one for one in found if one.service == service and one.state == "running"]
         spare = len(running) - workers
         if spare > 0:
             # Compose would stop the youngest; a busy one would hold this command up for as long as its task takes.
@@ -238,13 +275,14 @@ class Compose:
             names = [one.name for one in chosen]
             waited_for = [one.name for one in chosen if one.node in busy]
             if waited_for:
-                note(f"{', '.join(waited_for)}: ends its task first, for {self.settings.stop_grace} s at most")
+                grace = worker_services(self.settings)[service].stop_grace
+                note(f"{', '.join(waited_for)}: ends its task first, for {grace} s at most")
             self.runner.run(["docker", "stop", *names], quiet=True)
             self.runner.run(["docker", "rm", *names], quiet=True)
         self.runner.run(
             [
-                *self.compose("up", "--detach", "--no-deps", "--no-recreate", "--scale", f"worker={workers}"),
-                *("--wait", "--wait-timeout", str(self.settings.up_timeout), "worker"),
+                *self.compose("up", "--detach", "--no-deps", "--no-recreate", *scales({service: workers})),
+                *("--wait", "--wait-timeout", str(self.settings.up_timeout), service),
             ]
         )
 
@@ -263,3 +301,8 @@ class Compose:
             monitor=self.settings.monitor_port,
             **edge.endpoints(self.settings),
         )
+
+
+def scales(counts: Mapping[str, int]) -> list[str]:
+    """The options that say how many containers services have."""
+    return [word for service, count in counts.items() for word in ("--scale", f"{service}={count}")]

@@ -14,6 +14,7 @@ from deploy.platforms.local.places import RECORDS, record_file
 from deploy.platforms.local.programs import STOP_ORDER, service_of
 from deploy.platforms.local.progress import Progress
 from deploy.platforms.local.supervisor import NAME
+from deploy.services import kind
 from deploy.wait import INTERVAL
 
 __all__ = ["end", "forget", "running"]
@@ -36,7 +37,7 @@ def end(patience: int, progress: Progress) -> None:
     # First, since it would start again what ends.
     send(running().get(NAME, []), signal.SIGKILL)
     for service in STOP_ORDER:
-        names = [name for name in running() if name != NAME and service_of(name) == service]
+        names = [name for name in running() if name != NAME and kind(service_of(name)) == service]
         for name in names:
             # The leader only: a worker ends its pool itself, when the tasks there have ended.
             leader = json.loads(record_file(name).read_text())["pid"]

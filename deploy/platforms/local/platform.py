@@ -13,7 +13,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
+from app.pools import DEFAULT
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT, private_folder, write_private
 from deploy.platforms.base import Endpoints, Instance
@@ -33,11 +35,12 @@ from deploy.platforms.local.programs import (
 )
 from deploy.platforms.local.progress import Progress
 from deploy.platforms.local.ready import last_line, log_size, ready
-from deploy.platforms.local.supervisor import NAME, Process, Supervisor, digests, drop_socket_folder
+from deploy.platforms.local.supervisor import NAME, Process, Supervisor, digests, drop_socket_folder, worker_slots
 from deploy.platforms.lock import locked
 from deploy.run import Runner
 from deploy.secrets import Secrets
-from deploy.services import SERVICES
+from deploy.services import SERVICES, is_worker, kind, not_up_yet, of_pool, worker_services
+from deploy.services import services as all_services
 from deploy.settings import Settings
 from deploy.wait import INTERVAL
 
@@ -56,12 +59,17 @@ STATES = {"STARTING": "starting", "RUNNING": "running", "STOPPING": "running", "
 SUPERVISORCTL = f"supervisorctl --configuration {relative(CONF)}"
 
 
+# The numbers of the workers of each service.
+Slots: TypeAlias = dict[str, list[int]]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is to run."""
 
     programs: list[Program]
     ports: Ports
+    slots: Slots
 
 
 @dataclass(frozen=True)
@@ -108,13 +116,12 @@ class Local:
         self.build()
         with self.changing() as progress:
             runs = self.supervisor.runs()
-            slots = self.slots() if runs else []
-            count = workers if workers is not None else len(slots) if runs else self.settings.workers
+            slots = self.wanted(self.slots() if runs else {})
+            if workers is not None:
+                slots["worker"] = resized(slots["worker"], workers, set(), self.settings.project)
             ports = addresses.choose(self.settings, runs)
             if scripts is not None:
-                self.reach(
-                    self.plan(resized(slots, count, set(), self.settings.project), ports, scripts), ORDER, (), progress
-                )
+                self.reach(self.plan(slots, ports, scripts), self.everything(), (), progress)
 
     def down(self, volumes: bool) -> None:
         with self.changing() as progress:
@@ -135,13 +142,19 @@ class Local:
                         shutil.rmtree(folder)
 
     def restart(self, services: Sequence[str]) -> None:
-        unknown = [service for service in services if service not in SERVICES]
+        known = all_services(self.settings)
+        unknown = [service for service in services if service not in known]
         if unknown:
-            raise WarrenError(f"there is no service {unknown[0]!r}; there are {', '.join(SERVICES)}", ExitCode.UNKNOWN)
+            raise WarrenError(f"there is no service {unknown[0]!r}; there are {', '.join(known)}", ExitCode.UNKNOWN)
         self.build()
         with self.changing() as progress:
             self.require_running()
-            plan = self.plan(self.slots(), self.ports(), self.scripts())
+            slots = self.slots()
+            if "rabbitmq" in services:
+                slots = self.wanted(slots)
+            elif new := [one for one in services if is_worker(one) and one not in slots]:
+                raise not_up_yet(new[0])
+            plan = self.plan(slots, self.ports(), self.scripts())
             names = [one.name for one in plan.programs if one.service in services]
             self.reach(plan, services, names, progress)
             if "rabbitmq" in services and not self.runner.dry:
@@ -153,13 +166,13 @@ class Local:
         processes = self.supervisor.processes()
         if not processes:
             lost = "runs without its process manager: `invoke up` starts anew"
-            names = [name for name in leftovers.running() if service_of(name) in SERVICES]
+            names = [name for name in leftovers.running() if kind(service_of(name)) in SERVICES]
             return in_order(Instance(service_of(name), name, "failed", False, lost) for name in names)
         ports = addresses.known()
         found = []
         for process in processes.values():
             service = service_of(process.name)
-            if service in SERVICES:
+            if kind(service) in SERVICES:
                 serves = ports is not None and ready(process, self.settings.bind, ports)
                 state = "running" if serves else STATES.get(process.state, "failed")
                 found.append(Instance(service, process.name, state, serves, since(process), node_of(process.name)))
@@ -167,7 +180,9 @@ class Local:
 
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
         names = [one.name for one in self.status()] or sorted(file.stem for file in LOGS.glob("*.log"))
-        chosen = [name for name in names if service_of(name) in (services or SERVICES)]
+        chosen = [
+            name for name in names if (service_of(name) in services if services else kind(service_of(name)) in SERVICES)
+        ]
         files = [relative(log_file(name)) for name in chosen if log_file(name).exists()]
         if not files:
             raise WarrenError(f"nothing has been logged yet; {NOTHING_RUNS}", ExitCode.FAILED)
@@ -175,11 +190,15 @@ class Local:
         # Following ends by Ctrl-C only, as it should.
         return 0 if code == -signal.SIGINT else code
 
-    def scale(self, workers: int, busy: set[str]) -> None:
+    def scale(self, workers: int, busy: set[str], pool: str = DEFAULT) -> None:
+        service = of_pool(pool)
         with self.changing() as progress:
             self.require_running()
-            wanted = resized(self.slots(), workers, busy, self.settings.project)
-            self.reach(self.plan(wanted, self.ports(), self.scripts()), ["worker"], (), progress)
+            slots = self.slots()
+            if service not in slots:
+                raise not_up_yet(service)
+            slots[service] = resized(slots[service], workers, busy, self.settings.project, service)
+            self.reach(self.plan(slots, self.ports(), self.scripts()), [service], (), progress)
 
     def exec(self, service: str, command: Sequence[str]) -> int:
         processes = self.supervisor.processes().values()
@@ -221,12 +240,23 @@ class Local:
         """The ports of the stack that runs."""
         return addresses.known() or addresses.choose(self.settings, running=True)
 
-    def slots(self) -> list[int]:
+    def slots(self) -> Slots:
         """The workers that are to run by now; those still stopping after an interrupted `scale` are not among them."""
-        return sorted(number(name) for name in digests(CONF.read_text()) if number(name)) if CONF.exists() else []
+        return worker_slots(CONF.read_text()) if CONF.exists() else {}
 
-    def plan(self, slots: list[int], ports: Ports, scripts: Path) -> Plan:
-        return Plan(programs(self.settings, self.secrets, ports, slots, scripts), ports)
+    def wanted(self, slots: Slots) -> Slots:
+        """The workers of the pools that the settings name: those in ``slots``, or as many as the settings say."""
+        return {
+            service: slots.get(service, list(range(1, pool.workers + 1)))
+            for service, pool in worker_services(self.settings).items()
+        }
+
+    def everything(self) -> list[str]:
+        """All services, also of pools that were there and are named no more."""
+        return list(dict.fromkeys([*ORDER, *worker_services(self.settings), *self.slots()]))
+
+    def plan(self, slots: Slots, ports: Ports, scripts: Path) -> Plan:
+        return Plan(programs(self.settings, self.secrets, ports, slots, scripts), ports, slots)
 
     def reach(self, plan: Plan, services: Collection[str], force: Collection[str], progress: Progress) -> None:
         """Makes of what runs what ``plan`` says, for the programs of ``services``; those named in ``force`` start anew.
@@ -248,7 +278,7 @@ class Local:
                 self.supervisor.start()
             self.adopt(services, force, progress)
             for tier in TIERS:
-                names = [one.name for one in plan.programs if one.service in tier and one.service in services]
+                names = [one.name for one in plan.programs if kind(one.service) in tier and one.service in services]
                 self.start(names, started, progress)
                 self.await_ready(names, started, plan.ports, limit, progress)
         except BaseException:
@@ -257,7 +287,7 @@ class Local:
 
     def write(self, plan: Plan, services: Collection[str]) -> None:
         """Writes all that the programs of ``services`` read."""
-        health = [folders()["health"] / one.name for one in plan.programs if one.service == "worker"]
+        health = [folders()["health"] / one.name for one in plan.programs if is_worker(one.service)]
         for folder in (LOGS, *folders().values(), *health):
             private_folder(folder)
         if "rabbitmq" in services:
@@ -267,15 +297,16 @@ class Local:
             link = private_folder(LOCAL / "path") / "app"
             link.unlink(missing_ok=True)
             link.symlink_to(ROOT / "app")
-        self.supervisor.write(plan.programs, [one for one in plan.programs if one.service in services])
+        changing = [one for one in plan.programs if one.service in services]
+        self.supervisor.write(plan.programs, changing, list(plan.slots))
 
     def adopt(self, services: Collection[str], force: Collection[str], progress: Progress) -> None:
         """Makes supervisor know the programs of the configuration; what changed is stopped for it."""
         differences = self.supervisor.differences()
         added, changed, removed = ([name for name in names if service_of(name) in services] for names in differences)
-        last = "rabbitmq" in changed and "worker" in services
+        last = "rabbitmq" in changed and any(is_worker(service) for service in services)
         # A worker whose broker goes away loses the task that it runs, which then runs again.
-        workers = [name for name in self.supervisor.processes() if last and service_of(name) == "worker"]
+        workers = [name for name in self.supervisor.processes() if last and is_worker(service_of(name))]
         self.stop(dict.fromkeys([*changed, *removed, *force, *workers]), progress)
         for name in (*changed, *removed):
             self.supervisor.remove(name)
@@ -315,7 +346,7 @@ class Local:
                         raise ended(name, started[name])
                 if ready(process, self.settings.bind, ports):
                     waiting.remove(name)
-                    if name in started and service_of(name) in SERVICES:
+                    if name in started and kind(service_of(name)) in SERVICES:
                         progress.line(f"{name} is ready after {progress.seconds:.1f} s")
             if not waiting:
                 return
@@ -329,7 +360,7 @@ class Local:
     def stop(self, names: Collection[str], progress: Progress) -> None:
         """Stops ``names`` in their order and returns when they have ended. Supervisor kills what takes longer than it may."""
         for service in STOP_ORDER:
-            tier = [name for name in names if service_of(name) == service]
+            tier = [name for name in names if kind(service_of(name)) == service]
             before = self.supervisor.processes()
             for name in tier:
                 if name in before and before[name].state not in {"STOPPED", "STOPPING", "EXITED", "FATAL"}:
@@ -340,13 +371,18 @@ class Local:
                 one.name for one in self.supervisor.processes().values() if one.name in tier and not one.down
             ]:
                 if time.monotonic() - begin > 1:
-                    progress.waits(f"waiting for {', '.join(left)} to stop{self.patience(service)}")
+                    progress.waits(f"waiting for {', '.join(left)} to stop{self.patience(left)}")
                 time.sleep(INTERVAL)
 
-    def patience(self, service: str) -> str:
-        return (
-            f": running tasks are finished first (at most {self.settings.stop_grace} s)" if service == "worker" else ""
-        )
+    def patience(self, names: Collection[str]) -> str:
+        pools = worker_services(self.settings)
+        # Of a pool that is named no more its own limit is not known here.
+        longest = [
+            pools[service].stop_grace if service in pools else self.settings.stop_grace
+            for service in map(service_of, names)
+            if is_worker(service)
+        ]
+        return f": running tasks are finished first (at most {max(longest)} s)" if longest else ""
 
     def stop_all(self, progress: Progress) -> None:
         """Stops everything, supervisord too, and sees that nothing is left behind."""
@@ -400,7 +436,7 @@ class Local:
 
 
 def in_order(instances: Iterable[Instance]) -> list[Instance]:
-    return sorted(instances, key=lambda one: (SERVICES.index(one.service), number(one.name)))
+    return sorted(instances, key=lambda one: (SERVICES.index(kind(one.service)), one.service, number(one.name)))
 
 
 def ctl(verb: str, name: str) -> str:
@@ -427,10 +463,10 @@ def said(name: str, since: int) -> str:
     return f"{': ' + line if line else ''}; see {relative(log_file(name))}"
 
 
-def resized(slots: list[int], count: int, busy: set[str], project: str) -> list[int]:
+def resized(slots: list[int], count: int, busy: set[str], project: str, service: str = "worker") -> list[int]:
     """``count`` slots made from ``slots``: idle ones leave first, of these the highest; new ones fill the gaps."""
     if count <= len(slots):
-        by_need = sorted(slots, key=lambda slot: (node_name(slot, project) not in busy, slot))
+        by_need = sorted(slots, key=lambda slot: (node_name(slot, project, service) not in busy, slot))
         return sorted(by_need[:count])
     free = (slot for slot in itertools.count(1) if slot not in slots)
     return sorted([*slots, *itertools.islice(free, count - len(slots))])

@@ -6,17 +6,18 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.pools import DEFAULT, Pool
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.platforms.local import broker
 from deploy.platforms.local.addresses import Ports, url_host
 from deploy.platforms.local.places import LOCAL, program_file, record_file
 from deploy.secrets import Secrets
-from deploy.services import environments
+from deploy.services import environments, kind, worker_services
 from deploy.settings import Settings, dotenv
 
 __all__ = [
@@ -69,7 +70,7 @@ class Program:
     @property
     def priority(self) -> int:
         """Supervisor stops the highest first."""
-        return 100 * (len(STOP_ORDER) - STOP_ORDER.index(self.service))
+        return 100 * (len(STOP_ORDER) - STOP_ORDER.index(kind(self.service)))
 
     def text(self) -> str:
         """What launch.py, and later commands, read of it."""
@@ -96,13 +97,13 @@ class Program:
         return program_file(self.name)
 
 
-def worker_name(slot: int) -> str:
-    return f"worker-{slot}"
+def worker_name(slot: int, service: str = "worker") -> str:
+    return f"{service}-{slot}"
 
 
-def node_name(slot: int, project: str) -> str:
-    """The Celery node name of the worker in ``slot``."""
-    return f"{worker_name(slot)}@{project}"
+def node_name(slot: int, project: str, service: str = "worker") -> str:
+    """The Celery node name of the worker in ``slot`` of its service."""
+    return f"{worker_name(slot, service)}@{project}"
 
 
 def number(name: str) -> int:
@@ -112,7 +113,7 @@ def number(name: str) -> int:
 
 
 def service_of(name: str) -> str:
-    return "worker" if number(name) else name
+    return name.rpartition("-")[0] if number(name) else name
 
 
 def folders() -> dict[str, Path]:
@@ -170,8 +171,10 @@ def own_variables() -> dict[str, str]:
     return values
 
 
-def programs(settings: Settings, secrets: Secrets, ports: Ports, slots: list[int], scripts: Path) -> list[Program]:
-    """All programs of the stack with workers in ``slots``, in the order of their start."""
+def programs(
+    settings: Settings, secrets: Secrets, ports: Ports, slots: Mapping[str, Sequence[int]], scripts: Path
+) -> list[Program]:
+    """All programs of the stack with workers in the ``slots`` of their services, in the order of their start."""
     data = folders()
     of = environments(settings, secrets, url_host(settings.bind), ports.amqp_port, ports.management_port)
     common = {"PYTHONPATH": python_path(settings), "PYTHONUNBUFFERED": "1"}
@@ -197,16 +200,19 @@ def programs(settings: Settings, secrets: Secrets, ports: Ports, slots: list[int
             behind=code,
         )
 
-    def worker(slot: int) -> Program:
-        name = worker_name(slot)
-        node = node_name(slot, settings.project)
+    def worker(slot: int, service: str, pool: Pool) -> Program:
+        name = worker_name(slot, service)
+        node = node_name(slot, settings.project, service)
+        own = {"WARREN_HEALTH_DIR": str(data["health"] / name)}
+        if pool.name != DEFAULT:
+            own["WARREN_POOL"] = pool.name
         return celery(
             name,
-            "worker",
+            service,
             # As in compose.yaml: what was revoked the broker tells, at once.
             ("celery", "-A", "app", "worker", "--without-mingle", "--hostname", node, "--loglevel", settings.log_level),
-            {**of["worker"], **variables, "WARREN_HEALTH_DIR": str(data["health"] / name)},
-            settings.stop_grace,
+            {**of["worker"], **variables, **own},
+            pool.stop_grace,
             node,
         )
 
@@ -235,7 +241,11 @@ def programs(settings: Settings, secrets: Secrets, ports: Ports, slots: list[int
             path=(str(scripts),),
             behind=broker.digest(settings, secrets, ports),
         ),
-        *(worker(slot) for slot in slots),
+        *(
+            worker(slot, service, pool)
+            for service, pool in worker_services(settings).items()
+            for slot in slots.get(service, ())
+        ),
         celery("monitor", "monitor", ("app.monitor",), monitor, MONITOR_STOP),
         celery("flower", "flower", ("app.flower",), flower, FLOWER_STOP),
     ]

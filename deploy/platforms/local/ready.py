@@ -11,6 +11,7 @@ from deploy.platforms.local.addresses import LOOPBACK, Ports, reach
 from deploy.platforms.local.places import log_file, record_file
 from deploy.platforms.local.programs import folders, service_of
 from deploy.platforms.local.supervisor import Process
+from deploy.services import kind
 from deploy.wait import amqp_answers
 
 __all__ = ["last_line", "log_size", "ready"]
@@ -54,7 +55,7 @@ def ready(process: Process, bind: str, ports: Ports) -> bool:
     """Whether ``process`` serves."""
     if not process.up or not launched(process):
         return False
-    match service_of(process.name):
+    match kind(service_of(process.name)):
         case "epmd":
             return listens(LOOPBACK, ports.epmd_port)
         case "rabbitmq":

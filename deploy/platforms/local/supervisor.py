@@ -23,9 +23,9 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT, private_folder, write_private
 from deploy.platforms.local import launch
 from deploy.platforms.local.places import CONF, LOCAL, LOGS, log_file, record_file, relative
-from deploy.platforms.local.programs import Program, number
+from deploy.platforms.local.programs import Program, number, service_of
 
-__all__ = ["NAME", "Process", "Supervisor", "configuration", "digests"]
+__all__ = ["NAME", "Process", "Supervisor", "configuration", "digests", "worker_slots"]
 
 NAME = "supervisord"
 
@@ -64,6 +64,9 @@ serverurl=unix://{socket}
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 """
+
+# A comment to supervisor.
+WORKERS = "; workers: "
 
 PROGRAM = """
 [program:{name}]
@@ -156,31 +159,48 @@ def command(program: Program) -> str:
     return escaped(shlex.join(parts))
 
 
-def configuration(programs: Sequence[Program], folder: Path) -> str:
-    """`supervisord.conf`. Its file names are relative to the project's folder, in which supervisor runs."""
+def configuration(programs: Sequence[Program], folder: Path, workers: Sequence[str] = ("worker",)) -> str:
+    """`supervisord.conf`. Its file names are relative to the project's folder, in which supervisor runs.
+
+    ``workers`` are the services of pools, of which some may have no worker now.
+    """
     base = SUPERVISORD.format(
         log=relative(log_file(NAME)),
         logs=relative(LOGS),
         pid=relative(LOCAL / "supervisord.pid"),
         socket=escaped(relative(folder / "supervisor.sock")),
     )
-    return base + "".join(
-        PROGRAM.format(
-            name=program.name,
-            command=command(program),
-            priority=program.priority,
-            start_seconds=START_SECONDS,
-            start_retries=START_RETRIES,
-            stop_seconds=program.stop_seconds,
-            log=relative(log_file(program.name)),
+    return (
+        base
+        + f"\n{WORKERS}{' '.join(workers)}\n"
+        + "".join(
+            PROGRAM.format(
+                name=program.name,
+                command=command(program),
+                priority=program.priority,
+                start_seconds=START_SECONDS,
+                start_retries=START_RETRIES,
+                stop_seconds=program.stop_seconds,
+                log=relative(log_file(program.name)),
+            )
+            for program in programs
         )
-        for program in programs
     )
 
 
 def digests(text: str) -> dict[str, str]:
     """The programs in the configuration ``text``, each with its digest."""
     return dict(re.findall(r"^\[program:(.+)\]\ncommand=.* ([0-9a-f]{12})$", text, re.MULTILINE))
+
+
+def worker_slots(text: str) -> dict[str, list[int]]:
+    """The services of pools that were there when the configuration ``text`` was written, with their workers."""
+    found = re.search(rf"^{WORKERS}(.*)$", text, re.MULTILINE)
+    slots: dict[str, list[int]] = {service: [] for service in (found[1].split() if found else ["worker"])}
+    for name in digests(text):
+        if number(name):
+            slots.setdefault(service_of(name), []).append(number(name))
+    return {service: sorted(numbers) for service, numbers in slots.items()}
 
 
 def seconds(info: dict[str, Any]) -> int:
@@ -258,12 +278,12 @@ class Supervisor:
             record_file(NAME), json.dumps({"pid": pid, "started": launch.started(pid), "boot": launch.boot()})
         )
 
-    def write(self, programs: Sequence[Program], changing: Sequence[Program]) -> None:
+    def write(self, programs: Sequence[Program], changing: Sequence[Program], workers: Sequence[str]) -> None:
         """Writes the configuration for ``programs``, and for each of ``changing`` what launch.py reads."""
         for program in changing:
             write_private(program.file, program.text())
         private_folder(LOCAL / "run")
-        write_private(CONF, configuration(programs, socket_folder()))
+        write_private(CONF, configuration(programs, socket_folder(), workers))
 
     def differences(self) -> tuple[list[str], list[str], list[str]]:
         """Programs of the configuration that are new, changed, or no more in it, compared with what supervisor runs."""

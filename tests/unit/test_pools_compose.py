@@ -1,0 +1,135 @@
+"""Worker pools on Compose: exactly which commands are run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.pools import Pool
+from deploy.errors import ExitCode, WarrenError
+from deploy.platforms.compose import files
+from tests.unit.test_compose import COMPOSE, STACK, container, make, workers
+
+__all__ = ["make"]  # a fixture
+
+HEAVY = Pool(name="heavy", queues=("video",), time_limit=60, workers=2)
+POOLS = f"{COMPOSE} --file .warren/pools.yaml"
+WAIT = "--wait --wait-timeout 180"
+UP = f"{POOLS} up --detach --remove-orphans --quiet-pull --scale worker={{}} --scale worker-heavy={{}} {WAIT}"
+
+
+def heavy(*numbers: int) -> list[dict[str, str]]:
+    return [
+        container("worker-heavy", number, ID=f"{number:02d}heavy".encode().hex().ljust(64, "0")) for number in numbers
+    ]
+
+
+@pytest.fixture
+def pooled(make: Any) -> Any:
+    """A driver whose pool heavy was brought up before."""
+
+    def driver(*containers: Any, **options: Any) -> Any:
+        made = make(*containers, pools=(HEAVY,), **options)
+        if not made.runner.dry:
+            made.write()
+        return made
+
+    return driver
+
+
+def test_a_fresh_up_starts_what_the_settings_say(make: Any) -> None:
+    driver = make(pools=(HEAVY,))
+    driver.up(3)
+    assert driver.ran == [UP.format(3, 2)]
+
+
+def test_a_second_up_keeps_what_somebody_scaled_them_to(pooled: Any) -> None:
+    for numbers in ((), (1, 2, 3)):
+        driver = pooled(*STACK, *heavy(*numbers))
+        driver.up(None)
+        assert driver.ran == [UP.format(1, len(numbers))]
+
+
+def test_a_pool_that_is_new_in_a_stack_is_started(make: Any) -> None:
+    make(*STACK).write()
+    driver = make(*STACK, pools=(HEAVY,))
+    driver.up(None)
+    # Its queues make another broker.
+    assert driver.ran == [f"{POOLS} stop worker worker-heavy", UP.format(1, 2)]
+
+
+def test_workers_of_a_pool_that_is_none_any_more_end_their_tasks_before_the_broker_goes(pooled: Any, make: Any) -> None:
+    pooled(*STACK).write()
+    driver = make(*STACK, *heavy(1, 2))
+    driver.up(None)
+    assert driver.ran[:2] == [f"{COMPOSE} stop worker", "docker stop warren-worker-heavy-1 warren-worker-heavy-2"]
+    assert files.pools() == []
+
+
+def test_scaling_a_pool_leaves_the_others_alone(pooled: Any) -> None:
+    up = (
+        f"{POOLS} up --detach --no-deps --no-recreate --scale worker-heavy={{0}} --wait --wait-timeout 180 worker-heavy"
+    )
+    driver = pooled(*workers(2), *heavy(1, 2))
+    driver.scale(4, set(), "heavy")
+    assert driver.ran == [up.format(4)]
+
+
+def test_idle_workers_of_a_pool_stop_first(pooled: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    driver = pooled(*workers(3), *heavy(1, 2, 3))
+    busy = {"celery@" + one["ID"][:12] for one in (*heavy(3, 2), *workers(3)[1:])}
+    driver.scale(1, busy, "heavy")
+    assert driver.ran[:2] == [
+        "docker stop warren-worker-heavy-1 warren-worker-heavy-3",
+        "docker rm warren-worker-heavy-1 warren-worker-heavy-3",
+    ]
+    assert capsys.readouterr().err == "warren-worker-heavy-3: ends its task first, for 90 s at most\n"
+
+
+@pytest.mark.parametrize("act", [lambda one: one.scale(1, set(), "heavy"), lambda one: one.restart(["worker-heavy"])])
+def test_a_pool_that_is_not_up_yet(make: Any, act: Any) -> None:
+    make(*STACK).write()
+    driver = make(*STACK, pools=(HEAVY,))
+    with pytest.raises(WarrenError, match="the pool heavy is not up yet; `invoke up` makes its queues") as caught:
+        act(driver)
+    assert caught.value.code is ExitCode.FAILED
+    assert driver.ran == []
+
+
+def test_a_restart_of_a_pool_keeps_its_number(pooled: Any) -> None:
+    driver = pooled(*STACK, *heavy(1, 2, 3))
+    driver.restart(["worker-heavy"])
+    assert driver.ran == [
+        f"{POOLS} up --detach --no-deps --force-recreate --scale worker-heavy=3 --wait --wait-timeout 180 worker-heavy"
+    ]
+
+
+def test_down_stops_all_workers_first(pooled: Any) -> None:
+    driver = pooled(*STACK, *heavy(1))
+    driver.down(False)
+    assert driver.ran == [f"{POOLS} stop worker worker-heavy", f"{POOLS} down --remove-orphans"]
+
+
+def test_status_tells_the_node_of_each(pooled: Any) -> None:
+    found = pooled(*STACK, *heavy(1)).status()
+    assert [one.service for one in found] == ["rabbitmq", "worker", "worker-heavy", "monitor", "flower"]
+    assert found[2].node == "celery@" + heavy(1)[0]["ID"][:12]
+
+
+def test_logs_of_a_pool_that_is_not_up_yet_are_none(make: Any, pooled: Any) -> None:
+    services = ["rabbitmq", "worker", "worker-heavy"]
+    driver = make(pools=(HEAVY,))
+    driver.logs(services, False, 5)
+    assert driver.runner.attached == [f"{COMPOSE} logs --tail 5 rabbitmq worker"]
+    driver = pooled()
+    driver.logs(services, False, 5)
+    assert driver.runner.attached == [f"{POOLS} logs --tail 5 rabbitmq worker worker-heavy"]
+
+
+def test_a_dry_up_shows_the_file_that_would_be_written(make: Any, home: Path) -> None:
+    driver = make(pools=(HEAVY,), dry=True)
+    driver.up(None)
+    assert driver.runner.shown[-1] == UP.format(1, 2)
+    assert not (home / ".warren" / files.POOLS).exists()
