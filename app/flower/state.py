@@ -38,6 +38,15 @@ class Task(CeleryTask):
     """
 
     @property
+    def parent(self) -> Any:
+        """The task that sent it, if that is kept. Celery's own is looked up once, and so stays when it is evicted."""
+        return self.cluster_state.tasks.data.get(self.parent_id)
+
+    @property
+    def root(self) -> Any:
+        return self.cluster_state.tasks.data.get(self.root_id)
+
+    @property
     def _serializer_handlers(self) -> dict[str, Callable[[Any], Any]]:
         return {
             "children": self._serializable_children,
