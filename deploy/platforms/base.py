@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
+
+from deploy.secrets import Secrets
 
 from app.pools import DEFAULT
 
@@ -35,6 +37,9 @@ class Instance:
 @dataclass(frozen=True)
 class Endpoints:
     """Where this host reaches the stack."""
+
+    lasting: ClassVar[bool] = True
+    """Whether it does after this command, too."""
 
     host: str
     amqp: int
@@ -67,6 +72,13 @@ class Platform(Protocol):
     """
 
     name: str
+
+    @property
+    def secrets(self) -> Secrets:
+        """The stack's passwords and keys."""
+
+    def password_is(self, name: str) -> str:
+        """Where a person finds the password ``name``, in words."""
 
     def check(self) -> None:
         """Raises WarrenError, with what to do, where this platform can't be used on this host."""

@@ -25,7 +25,7 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # As in deploy/secrets.py; the users of the broker come first.
 PASSWORDS = (
     *("admin", "worker", "producer", "monitor", "flower", "ops"),
-    *("flower-login", "flower-cookie"),
+    *("flower-login", "flower-cookie", "flower-metrics"),
     *("monitor-token", "monitor-operator", "monitor-viewer", "monitor-cookie", "monitor-webhook"),
     "erlang-cookie",
 )

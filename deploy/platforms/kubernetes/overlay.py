@@ -1,0 +1,101 @@
+"""The overlay of this checkout: what .env says, put over one of `k8s/overlays`, below `.warren/kubernetes`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from app.environment import as_text
+from deploy.errors import ExitCode, WarrenError
+from deploy.paths import ROOT, STATE, write_private
+from deploy.settings import Settings, known
+
+__all__ = ["FOLDER", "base", "write"]
+
+FOLDER = STATE / "kubernetes" / "overlay"
+CONFIG = ROOT / "k8s" / "base" / "config"
+
+
+def base(settings: Settings, name: str = "") -> Path:
+    """The folder of the overlay ``name``, else of WARREN_KUBE_OVERLAY: one of ours, or the path of one's own.
+
+    Raises:
+        WarrenError: there is none of that name (exit code 3).
+    """
+    asked = name or settings.kube_overlay
+    for place in (ROOT / "k8s" / "overlays" / asked, ROOT / asked):
+        if (place / "kustomization.yaml").is_file():
+            return place.resolve()
+    ours = ", ".join(sorted(place.parent.name for place in (ROOT / "k8s" / "overlays").glob("*/kustomization.yaml")))
+    raise WarrenError(
+        f"there is no overlay {asked!r}; choose one of {ours}, or name a folder with a kustomization.yaml",
+        ExitCode.SETTINGS,
+    )
+
+
+def write(settings: Settings, image: str, place: Path, replicas: int | None) -> Path:
+    """Writes the overlay over ``place`` and says where.
+
+    ``replicas`` is the number of workers, None to leave it to who sets it in the cluster.
+    """
+    content = kustomization(settings, image, os.path.relpath(place, FOLDER), replicas)
+    if (ROOT / "app.env").exists():
+        # kustomize reads no file from outside its folder.
+        write_private(FOLDER / "app.env", (ROOT / "app.env").read_text())
+        content["secretGenerator"] = [{"name": "app-env", "envs": ["app.env"]}]
+    write_private(FOLDER / "kustomization.yaml", json.dumps(content, indent=1) + "\n")
+    return FOLDER
+
+
+def kustomization(settings: Settings, image: str, place: str, replicas: int | None) -> dict[str, Any]:
+    """JSON is YAML, and needs no library."""
+    patches = [patch("Deployment", "worker", {"replicas": replicas})]
+    if settings.task_time_limit != Settings().task_time_limit:
+        grace = {"template": {"spec": {"terminationGracePeriodSeconds": settings.stop_grace}}}
+        patches.append(patch("Deployment", "worker", grace))
+    if settings.rabbitmq_memory_mb != Settings().rabbitmq_memory_mb:
+        memory = {"memory": f"{settings.rabbitmq_memory_mb}Mi"}
+        broker = {"name": "rabbitmq", "resources": {"requests": memory, "limits": memory}}
+        patches.append(patch("StatefulSet", "rabbitmq", {"template": {"spec": {"containers": [broker]}}}))
+    images = {"warren-app": image, "rabbitmq": settings.rabbitmq_image, "python": settings.python_image}
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": settings.project,
+        "resources": [place],
+        "images": [{"name": name, **parts(to)} for name, to in images.items()],
+        "configMapGenerator": merged(settings),
+        "patches": patches,
+    }
+
+
+def parts(image: str) -> dict[str, str]:
+    """``image`` as kustomize takes it."""
+    name, at, digest = image.partition("@")
+    if at:
+        return {"newName": name, "digest": digest}
+    host, slash, last = name.rpartition("/")
+    last, colon, tag = last.partition(":")
+    return {"newName": f"{host}{slash}{last}", "newTag": tag if colon else "latest"}
+
+
+def merged(settings: Settings) -> list[dict[str, Any]]:
+    """The settings that are not their defaults, each for the ConfigMap that has it."""
+    values = {
+        name: as_text(getattr(settings, variable.field))
+        for name, variable in known().items()
+        if getattr(settings, variable.field) != variable.default
+    }
+    found = []
+    for file in sorted(CONFIG.glob("*.env")):
+        names = [line.partition("=")[0] for line in file.read_text().splitlines() if line and line[0] != "#"]
+        if literals := [f"{name}={values[name]}" for name in names if name in values]:
+            found.append({"name": f"warren-{file.stem}", "behavior": "merge", "literals": literals})
+    return found
+
+
+def patch(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    version = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}}
+    return {"target": {"kind": kind, "name": name}, "patch": json.dumps({**version, "spec": spec})}
