@@ -367,7 +367,7 @@ def open_page(s: Session, page: str) -> None:
         raise WarrenError(f"there is no page {page!r}; choose from {', '.join(pages)}", ExitCode.UNKNOWN)
     place, user, secret = pages[page]
     url = getattr(s.endpoints, place)
-    say(f"{url}  (user {user}, password: {s.platform.password_is(secret)})")
+    say(f"{url}  (user {user}, password {s.endpoints.password(secret)})")
     if s.runner.acts(f"python3 -m webbrowser {url}") and not webbrowser.open(url):
         note("no browser could be opened here; open the address above")
     if not s.endpoints.lasting and not s.runner.dry:

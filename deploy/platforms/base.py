@@ -52,6 +52,10 @@ class Endpoints:
     ca: str = ""
     """The file with the certificate of the edge's own CA, if it has one."""
 
+    def password(self, name: str) -> str:
+        """Where a person finds the password ``name``, in words."""
+        return f"in .warren/secrets/{name}"
+
     @property
     def flower_url(self) -> str:
         return f"{self.edge}/flower/" if self.edge else f"http://{in_url(self.host)}:{self.flower}"
@@ -76,9 +80,6 @@ class Platform(Protocol):
     @property
     def secrets(self) -> Secrets:
         """The stack's passwords and keys."""
-
-    def password_is(self, name: str) -> str:
-        """Where a person finds the password ``name``, in words."""
 
     def check(self) -> None:
         """Raises WarrenError, with what to do, where this platform can't be used on this host."""

@@ -6,6 +6,7 @@ import atexit
 import ctypes
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -38,6 +39,10 @@ class Forwarded(Endpoints):
     kubectl: Kubectl
     host = "127.0.0.1"
     lasting = False
+
+    def password(self, name: str) -> str:
+        template = f'go-template={{{{index .data "{name}" | base64decode}}}}'
+        return f"by {shlex.join(self.kubectl.command('get', 'secret', 'warren', '-o', template))}"
 
     @cached_property
     def broker(self) -> dict[int, int]:

@@ -54,11 +54,6 @@ class Kubernetes:
     def secrets(self) -> Secrets:
         return passwords.load(self.kubectl)
 
-    def password_is(self, name: str) -> str:
-        return (
-            f"kubectl --namespace {self.settings.project} get secret warren -o 'jsonpath={{.data.{name}}}' | base64 -d"
-        )
-
     def check(self) -> None:
         self.kubectl.read("get", "--raw", "/readyz")
 

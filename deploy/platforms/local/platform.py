@@ -100,9 +100,6 @@ class Local:
 
     # --- the platform's interface
 
-    def password_is(self, name: str) -> str:
-        return f"in .warren/secrets/{name}"
-
     def check(self) -> None:
         scripts = package.find()
         if scripts:
