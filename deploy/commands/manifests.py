@@ -20,7 +20,7 @@ def render(s: Session, overlay: str) -> None:
     from deploy.platforms.kubernetes.image import ClusterImage
 
     place = overlays.base(s.settings, overlay)
-    folder = overlays.write(s.settings, ClusterImage(s.settings, s.runner).name(), place, None)
+    folder = overlays.write(s.settings, ClusterImage(s.settings, s.runner).name(), place, {})
     say(s.runner.read(["kubectl", "kustomize", str(folder)]).rstrip())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ def base(settings: Settings, name: str = "") -> Path:
     )
 
 
-def write(settings: Settings, image: str, place: Path, replicas: int | None) -> Path:
+def write(settings: Settings, image: str, place: Path, scaled: Mapping[str, int | None]) -> Path:
     """Writes the overlay over ``place`` and says where.
 
-    ``replicas`` is the number of workers, None to leave it to who sets it in the cluster.
+    ``scaled`` is what it says of the number of workers: nothing, so that it is what ``place`` has; ``replicas``, None for
+    no number at all.
     """
-    content = kustomization(settings, image, os.path.relpath(place, FOLDER), replicas)
+    content = kustomization(settings, image, os.path.relpath(place, FOLDER), scaled)
     if (ROOT / "app.env").exists():
         # kustomize reads no file from outside its folder.
         write_private(FOLDER / "app.env", (ROOT / "app.env").read_text())
@@ -49,9 +51,9 @@ def write(settings: Settings, image: str, place: Path, replicas: int | None) -> 
     return FOLDER
 
 
-def kustomization(settings: Settings, image: str, place: str, replicas: int | None) -> dict[str, Any]:
+def kustomization(settings: Settings, image: str, place: str, scaled: Mapping[str, int | None]) -> dict[str, Any]:
     """JSON is YAML, and needs no library."""
-    patches = [patch("Deployment", "worker", {"replicas": replicas})]
+    patches = [patch("Deployment", "worker", dict(scaled))] if scaled else []
     if settings.task_time_limit != Settings().task_time_limit:
         grace = {"template": {"spec": {"terminationGracePeriodSeconds": settings.stop_grace}}}
         patches.append(patch("Deployment", "worker", grace))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from functools import cached_property
 
 from deploy.errors import ExitCode, WarrenError
+from deploy.paths import ROOT
 from deploy.platforms.base import Endpoints, Instance
 from deploy.platforms.kubernetes import context, overlay, passwords, pods, progress
 from deploy.platforms.kubernetes.forward import Forwarded
@@ -63,28 +65,42 @@ class Kubernetes:
     def up(self, workers: int | None) -> None:
         self.check()
         with locked(self.kubectl.note, dry=self.runner.dry):
-            self.image.provide(self.kubectl)
-            self.apply()
-            before = self.kubectl.get("deployment", "worker") if not self.runner.dry else None
-            # None of a stack that is there is what somebody scaled it to.
-            first = before is not None and before["metadata"]["generation"] == 1
-            count = workers if workers is not None else self.settings.workers if first else None
-            if count is not None and (before is None or count != before["spec"].get("replicas", 1)):
-                self.kubectl.run("scale", "deployment/worker", f"--replicas={count}")
-            if not self.runner.dry:
-                progress.until_ready(self.kubectl, SERVICES, self.settings.up_timeout)
+            fresh = not self.status()
+            try:
+                self.bring_up(workers)
+            except KeyboardInterrupt:
+                if fresh:
+                    self.stop(volumes=False)
+                raise
 
-    def overlay(self, name: str = "") -> str:
-        """Writes the overlay of this checkout and says its folder, as kubectl takes it."""
-        place = overlay.base(self.settings, name)
-        return str(overlay.write(self.settings, self.image.name(), place, self.owned()))
+    def bring_up(self, workers: int | None) -> None:
+        self.image.provide(self.kubectl)
+        self.apply()
+        there = self.kubectl.get("deployment", "worker") or {"metadata": {"generation": 1}, "spec": {}}
+        count = workers
+        if workers is None and there["metadata"]["generation"] == 1 and self.settings.workers != Settings().workers:
+            # Only at first: of a stack that is there, the number is what somebody scaled it to.
+            count = self.settings.workers
+        if count is not None and count != there["spec"].get("replicas", 1):
+            self.kubectl.run("scale", "deployment/worker", f"--replicas={count}")
+        if not self.runner.dry:
+            progress.until_ready(self.kubectl, SERVICES, self.settings.up_timeout)
 
-    def owned(self) -> int | None:
-        """The number of workers, where an earlier apply set it (as plain overlays may): left out now, it would become one."""
+    def overlay(self) -> str:
+        """Writes the overlay of this checkout and says its folder, as kubectl takes it from the project's folder."""
+        place = overlay.base(self.settings)
+        if not self.runner.dry:
+            overlay.write(self.settings, self.image.name(), place, self.scaled())
+        return os.path.relpath(overlay.FOLDER, ROOT)
+
+    def scaled(self) -> dict[str, int | None]:
+        """What is to be said of the number of workers, so that an apply leaves it alone."""
         found = self.kubectl.get("deployment", "worker")
-        applied = (found or {}).get("metadata", {}).get("annotations", {})
-        last = json.loads(applied.get("kubectl.kubernetes.io/last-applied-configuration", "{}"))
-        return int(found["spec"]["replicas"]) if found and "replicas" in last.get("spec", {}) else None
+        if found is None:
+            return {}
+        applied = found["metadata"].get("annotations", {}).get("kubectl.kubernetes.io/last-applied-configuration", "{}")
+        # Where an earlier apply set it (overlays may), leaving it out now would make it one.
+        return {"replicas": found["spec"]["replicas"] if "replicas" in json.loads(applied).get("spec", {}) else None}
 
     def apply(self) -> None:
         folder = self.overlay()
@@ -98,16 +114,20 @@ class Kubernetes:
             # Another image of Python's: a Job can't be changed, and what this one made stays.
             self.kubectl.run("delete", "job/make-secrets")
             self.kubectl.run("apply", "--kustomize", folder)
-        self.kubectl.note(f"applied {folder}")
+        if not self.runner.dry:
+            self.kubectl.note(f"applied the overlay {self.settings.kube_overlay} with the settings of .env ({folder})")
 
     def down(self, volumes: bool) -> None:
         with locked(self.kubectl.note, dry=self.runner.dry):
-            # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
-            self.delete("deployment/worker", timeout=self.settings.stop_grace + DOWN_PATIENCE)
-            self.stop_at_once()
-            self.delete("deployment/monitor", "deployment/flower", "statefulset/rabbitmq", timeout=DOWN_PATIENCE)
-            if volumes:
-                self.kubectl.run("delete", "persistentvolumeclaims", "--selector", PART)
+            self.stop(volumes)
+
+    def stop(self, volumes: bool) -> None:
+        # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
+        self.delete("deployment/worker", timeout=self.settings.stop_grace + DOWN_PATIENCE)
+        self.stop_at_once()
+        self.delete("deployment/monitor", "deployment/flower", "statefulset/rabbitmq", timeout=DOWN_PATIENCE)
+        if volumes:
+            self.kubectl.run("delete", "persistentvolumeclaims", "--selector", PART)
 
     def delete(self, *names: str, timeout: int) -> None:
         """Deletes workloads and waits until their pods are gone."""
@@ -151,11 +171,14 @@ class Kubernetes:
         there = pods.of(self.kubectl.list("pods"), "worker")
         if 0 < workers < len(there):
             # Kubernetes would stop the youngest; a busy one would wait for its task, while an idle one went on.
-            costs = {pod["metadata"]["name"]: f"celery@{pod['metadata']['name']}" in busy for pod in there}
-            for cost, names in (("1", [name for name, runs in costs.items() if runs]),
-                                ("0", [name for name, runs in costs.items() if not runs])):  # fmt: skip
-                if names:
-                    self.kubectl.run("annotate", "--overwrite", "pods", *names, f"{COST}={cost}")
+            names = [pod["metadata"]["name"] for pod in there]
+            working = [name for name in names if f"celery@{name}" in busy]
+            idle = [name for name in names if name not in working]
+            for cost, those in (("1", working), ("0", idle)):
+                if those:
+                    self.kubectl.run("annotate", "--overwrite", "pods", *those, f"{COST}={cost}")
+            if len(there) - workers > len(idle):
+                self.kubectl.note(f"some end their tasks first, for {self.settings.stop_grace} s at most")
         self.kubectl.run("scale", "deployment/worker", f"--replicas={workers}")
         if not self.runner.dry:
             progress.until_ready(self.kubectl, ["worker"], self.settings.up_timeout)
