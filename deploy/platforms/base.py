@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from deploy.secrets import Secrets
-
 from app.pools import DEFAULT
+from deploy.secrets import Secrets
 
 __all__ = ["Endpoints", "Instance", "Platform", "in_url"]
 

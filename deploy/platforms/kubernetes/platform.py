@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from functools import cached_property
 
+from app.pools import DEFAULT
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.platforms.base import Endpoints, Instance
@@ -18,13 +19,13 @@ from deploy.platforms.kubernetes.kubectl import PART, Kubectl, explained
 from deploy.platforms.lock import locked
 from deploy.run import Runner
 from deploy.secrets import Secrets
-from deploy.services import SERVICES
+from deploy.services import SERVICES, kind, not_up_yet, of_pool, worker_services
 from deploy.settings import Settings
 
 __all__ = ["Kubernetes"]
 
-# The kind of each service's workload.
-KINDS = {"rabbitmq": "statefulset", "worker": "deployment", "monitor": "deployment", "flower": "deployment"}
+# The workers of all pools.
+WORKERS = f"{PART},app.kubernetes.io/component=worker"
 
 # Which of the pods a smaller number of workers takes first: those of the lowest cost.
 COST = "controller.kubernetes.io/pod-deletion-cost"
@@ -76,15 +77,30 @@ class Kubernetes:
     def bring_up(self, workers: int | None) -> None:
         self.image.provide(self.kubectl)
         self.apply()
-        there = self.kubectl.get("deployment", "worker") or {"metadata": {"generation": 1}, "spec": {}}
-        count = workers
-        if workers is None and there["metadata"]["generation"] == 1 and self.settings.workers != Settings().workers:
-            # Only at first: of a stack that is there, the number is what somebody scaled it to.
-            count = self.settings.workers
-        if count is not None and count != there["spec"].get("replicas", 1):
-            self.kubectl.run("scale", "deployment/worker", f"--replicas={count}")
         if not self.runner.dry:
-            progress.until_ready(self.kubectl, SERVICES, self.settings.up_timeout)
+            self.first_scale(workers)
+            self.end_former_pools()
+            progress.until_ready(self.kubectl, self.settings.up_timeout)
+
+    def first_scale(self, workers: int | None) -> None:
+        """Gives each pool the workers that are asked for. Of one that is there already the number is what it was scaled to."""
+        for service, pool in worker_services(self.settings).items():
+            there = self.kubectl.get("deployment", service)
+            if there is None:
+                continue
+            asked = workers if pool.name == DEFAULT else None
+            # What the settings do not say is left to the overlay.
+            if asked is None and there["metadata"]["generation"] == 1 and (pool.name != DEFAULT or pool.workers != 1):
+                asked = pool.workers
+            if asked is not None and asked != there["spec"].get("replicas", 1):
+                self.kubectl.run("scale", f"deployment/{service}", f"--replicas={asked}")
+
+    def end_former_pools(self) -> None:
+        """Stops the workers of pools that the settings do not name any more."""
+        for found in self.kubectl.list("deployments", f"{WORKERS},{overlay.OURS}"):
+            if (service := found["metadata"]["name"]) not in worker_services(self.settings):
+                self.kubectl.note(f"{service} ends: no such pool is in WARREN_POOLS")
+                self.kubectl.run("delete", f"deployment/{service}", f"poddisruptionbudget/{service}", "--wait=false")
 
     def overlay(self) -> str:
         """Writes the overlay of this checkout and says its folder, as kubectl takes it from the project's folder."""
@@ -94,13 +110,15 @@ class Kubernetes:
         return os.path.relpath(overlay.FOLDER, ROOT)
 
     def scaled(self) -> dict[str, int | None]:
-        """What is to be said of the number of workers, so that an apply leaves it alone."""
-        found = self.kubectl.get("deployment", "worker")
-        if found is None:
-            return {}
-        applied = found["metadata"].get("annotations", {}).get("kubectl.kubernetes.io/last-applied-configuration", "{}")
-        # Where an earlier apply set it (overlays may), leaving it out now would make it one.
-        return {"replicas": found["spec"]["replicas"] if "replicas" in json.loads(applied).get("spec", {}) else None}
+        """What is to be said of the number of workers, by service, so that an apply leaves it alone."""
+        said: dict[str, int | None] = {}
+        for found in self.kubectl.list("deployments", WORKERS):
+            notes = found["metadata"].get("annotations", {})
+            applied = json.loads(notes.get("kubectl.kubernetes.io/last-applied-configuration", "{}"))
+            # Where an earlier apply set it (overlays may), leaving it out now would make it one.
+            owned = "replicas" in applied.get("spec", {})
+            said[found["metadata"]["name"]] = found["spec"]["replicas"] if owned else None
+        return said
 
     def apply(self) -> None:
         folder = self.overlay()
@@ -123,15 +141,15 @@ class Kubernetes:
 
     def stop(self, volumes: bool) -> None:
         # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
-        self.delete("deployment/worker", timeout=self.settings.stop_grace + DOWN_PATIENCE)
+        self.delete("deployments", WORKERS, self.settings.stop_grace + DOWN_PATIENCE)
         self.stop_at_once()
-        self.delete("deployment/monitor", "deployment/flower", "statefulset/rabbitmq", timeout=DOWN_PATIENCE)
+        self.delete("deployments,statefulsets", PART, DOWN_PATIENCE)
         if volumes:
             self.kubectl.run("delete", "persistentvolumeclaims", "--selector", PART)
 
-    def delete(self, *names: str, timeout: int) -> None:
+    def delete(self, kinds: str, selector: str, timeout: int) -> None:
         """Deletes workloads and waits until their pods are gone."""
-        self.kubectl.run("delete", *names, "--ignore-not-found", "--cascade=foreground", f"--timeout={timeout}s")
+        self.kubectl.run("delete", kinds, "--selector", selector, "--cascade=foreground", f"--timeout={timeout}s")
 
     def stop_at_once(self) -> None:
         """Tells broker nodes that all of them go: none need wait for the others (k8s/base/rabbitmq/stop)."""
@@ -146,15 +164,14 @@ class Kubernetes:
         with locked(self.kubectl.note, dry=self.runner.dry):
             self.image.provide(self.kubectl)
             self.apply()
-            wanted = [service for service in SERVICES if service in services]
-            self.kubectl.run("rollout", "restart", *(f"{KINDS[service]}/{service}" for service in wanted))
+            wanted = [f"{'statefulset' if service == 'rabbitmq' else 'deployment'}/{service}" for service in services]
+            self.kubectl.run("rollout", "restart", *wanted)
             if not self.runner.dry:
-                progress.until_ready(self.kubectl, wanted, self.settings.up_timeout)
+                progress.until_ready(self.kubectl, self.settings.up_timeout, services)
 
     def status(self) -> list[Instance]:
-        order = {service: place for place, service in enumerate(SERVICES)}
-        found = [pods.instance(pod) for pod in self.kubectl.list("pods") if pods.service(pod) in order]
-        return sorted(found, key=lambda one: (order[one.service], one.name))
+        found = [pods.instance(pod) for pod in self.kubectl.list("pods") if kind(pods.service(pod)) in SERVICES]
+        return sorted(found, key=lambda one: (progress.place(one.service), one.name))
 
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
         return self.runner.attach(
@@ -165,23 +182,28 @@ class Kubernetes:
             )
         )
 
-    def scale(self, workers: int, busy: set[str]) -> None:
-        if self.kubectl.get("deployment", "worker") is None:
-            raise WarrenError(f"{self.kubectl.place}: nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
-        there = pods.of(self.kubectl.list("pods"), "worker")
+    def scale(self, workers: int, busy: set[str], pool: str = DEFAULT) -> None:
+        service = of_pool(pool)
+        if self.kubectl.get("deployment", service) is None:
+            if not self.status():
+                raise WarrenError(f"{self.kubectl.place}: nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+            raise not_up_yet(service)
+        there = [pod["metadata"]["name"] for pod in pods.of(self.kubectl.list("pods"), service)]
         if 0 < workers < len(there):
-            # Kubernetes would stop the youngest; a busy one would wait for its task, while an idle one went on.
-            names = [pod["metadata"]["name"] for pod in there]
-            working = [name for name in names if f"celery@{name}" in busy]
-            idle = [name for name in names if name not in working]
-            for cost, those in (("1", working), ("0", idle)):
-                if those:
-                    self.kubectl.run("annotate", "--overwrite", "pods", *those, f"{COST}={cost}")
-            if len(there) - workers > len(idle):
-                self.kubectl.note(f"some end their tasks first, for {self.settings.stop_grace} s at most")
-        self.kubectl.run("scale", "deployment/worker", f"--replicas={workers}")
+            self.mark(there, busy)
+            if len(there) - workers > sum(f"celery@{name}" not in busy for name in there):
+                grace = worker_services(self.settings)[service].stop_grace
+                self.kubectl.note(f"some end their tasks first, for {grace} s at most")
+        self.kubectl.run("scale", f"deployment/{service}", f"--replicas={workers}")
         if not self.runner.dry:
-            progress.until_ready(self.kubectl, ["worker"], self.settings.up_timeout)
+            progress.until_ready(self.kubectl, self.settings.up_timeout, [service])
+
+    def mark(self, names: Sequence[str], busy: set[str]) -> None:
+        """Says which pods are to go first. Kubernetes would stop the youngest, and let one that runs no task stay."""
+        working = [name for name in names if f"celery@{name}" in busy]
+        for cost, those in (("1", working), ("0", [name for name in names if name not in working])):
+            if those:
+                self.kubectl.run("annotate", "--overwrite", "pods", *those, f"{COST}={cost}")
 
     def exec(self, service: str, command: Sequence[str]) -> int:
         there = [pod for pod in pods.of(self.kubectl.list("pods"), service) if pods.ready(pod)]
@@ -192,7 +214,7 @@ class Kubernetes:
         terminal = ["--stdin", "--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else ["--stdin"]
         return self.runner.attach(
             self.kubectl.command(
-                *("exec", *terminal, there[0]["metadata"]["name"], "--container", service, "--", *command)
+                *("exec", *terminal, there[0]["metadata"]["name"], "--container", kind(service), "--", *command)
             )
         )
 

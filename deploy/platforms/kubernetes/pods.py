@@ -9,6 +9,7 @@ from typing import Any
 from deploy.errors import WarrenError
 from deploy.platforms.base import Instance
 from deploy.platforms.kubernetes.kubectl import Kubectl
+from deploy.services import kind
 
 __all__ = ["SERVICE", "hopeless", "instance", "of", "ready", "service", "why_not_ready"]
 
@@ -69,7 +70,7 @@ def instance(pod: dict[str, Any], now: datetime | None = None) -> Instance:
         state=state,
         ready=ready(pod),
         since=since(pod, now or datetime.now(UTC)),
-        node=f"celery@{name}" if service(pod) == "worker" else "",
+        node=f"celery@{name}" if kind(service(pod)) == "worker" else "",
     )
 
 

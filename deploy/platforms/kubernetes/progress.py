@@ -9,9 +9,9 @@ from typing import Any
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.kubernetes import pods
 from deploy.platforms.kubernetes.kubectl import Kubectl
-from deploy.services import SERVICES
+from deploy.services import SERVICES, kind
 
-__all__ = ["settled", "until_ready"]
+__all__ = ["place", "settled", "until_ready"]
 
 WORKLOADS = "deployments,statefulsets"
 
@@ -36,15 +36,19 @@ def settled(workload: dict[str, Any]) -> bool:
 
 def line(workloads: list[dict[str, Any]]) -> str:
     """How many of each service's instances are ready."""
-    order = {service: place for place, service in enumerate(SERVICES)}
     return ", ".join(
         f"{one['metadata']['name']} {one.get('status', {}).get('readyReplicas', 0)}/{one['spec'].get('replicas', 1)}"
-        for one in sorted(workloads, key=lambda one: order.get(one["metadata"]["name"], len(order)))
+        for one in sorted(workloads, key=lambda one: place(one["metadata"]["name"]))
     )
 
 
-def until_ready(kubectl: Kubectl, services: Sequence[str], limit: float) -> None:
-    """Returns when ``services`` are settled.
+def place(service: str) -> tuple[int, str]:
+    """Where ``service`` stands among others."""
+    return SERVICES.index(kind(service)) if kind(service) in SERVICES else len(SERVICES), service
+
+
+def until_ready(kubectl: Kubectl, limit: float, services: Sequence[str] = ()) -> None:
+    """Returns when ``services`` are settled; all that belong to the stack, where none is named.
 
     Raises:
         WarrenError: not within ``limit`` seconds, or a pod is broken; with a line for each pod that is not ready.
@@ -52,7 +56,7 @@ def until_ready(kubectl: Kubectl, services: Sequence[str], limit: float) -> None
     until = time.monotonic() + limit
     said, broken = "", 0
     while True:
-        workloads = [one for one in kubectl.list(WORKLOADS) if one["metadata"]["name"] in services]
+        workloads = [one for one in kubectl.list(WORKLOADS) if not services or one["metadata"]["name"] in services]
         if (now := line(workloads)) != said:
             kubectl.note(f"ready: {now}")
             said = now
