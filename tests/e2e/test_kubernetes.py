@@ -43,12 +43,15 @@ def stack(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Checkou
     checkout = Checkout(tmp_path_factory.mktemp("kubernetes"), "kubernetes", WARREN_KUBE_CONTEXT=cluster.context)
     checkout.set(WARREN_PROJECT=cluster.namespace, WARREN_KUBE_LOAD=os.environ.get("E2E_KUBE_LOAD", ""))
     overlay = checkout.folder / OVERLAY / "kustomization.yaml"
-    overlay.write_text(overlay.read_text().replace("namespace: warren", f"namespace: {cluster.namespace}"))
+    # Of its own, too: nodes may have an older image of the name that the manifests have.
+    image = f"warren-app:{cluster.namespace}"
+    text = overlay.read_text().replace("namespace: warren", f"namespace: {cluster.namespace}")
+    overlay.write_text(f"{text}images: [{{name: warren-app, newTag: {cluster.namespace}}}]\n")
     checkout.run(
-        "docker", "build", "--quiet", "--file", "deploy/image/Dockerfile", "--tag", "warren-app:0.1.0",
+        "docker", "build", "--quiet", "--file", "deploy/image/Dockerfile", "--tag", image,
         "--build-context", "project=deploy/image/no-project", ".",
     )  # fmt: skip
-    cluster.load("warren-app:0.1.0", "rabbitmq:4.3-management", "python:3.13-slim")
+    cluster.load(image, "rabbitmq:4.3-management", "python:3.13-slim")
     applied(cluster, checkout)
     return checkout
 
