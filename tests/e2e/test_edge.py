@@ -157,6 +157,7 @@ def test_pages_are_compressed_and_cookies_are_for_https(edge: Edge) -> None:
 def test_nobody_gets_in_without_a_login(edge: Edge) -> None:
     paths = ("/tasks", "/metrics", "/flower/", "/flower/api/tasks", "/flower/metrics", "/rabbitmq/api/overview")
     assert {path: edge.get(path).status for path in paths} == dict.fromkeys(paths, 401)
+    assert edge.get("/flower/api/tasks").headers["WWW-Authenticate"] == 'Basic realm="flower"'
     assert edge.get("/flower", edge.flower_login).headers["Location"] == "/flower/"
     assert edge.get("/flower/api/tasks", edge.flower_login).status == 200
 
@@ -167,11 +168,15 @@ def test_a_client_is_known_by_its_address_whatever_it_says_of_it(edge: Edge) -> 
         token = re.search(r'name="_xsrf" value="([^"]+)"', page.read().decode())
         cookie = "; ".join(one.partition(";")[0] for one in page.headers.get_all("Set-Cookie") or [])
     assert token
-    form = urlencode({"_xsrf": token[1], "password": "a guess"})
     lies = {"X-Forwarded-For": "192.0.2.1", "X-Real-IP": "192.0.2.2", "X-Forwarded-Proto": "http", "X-Scheme": "http"}
     headers = {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded", **lies}
-    with edge.ask("/login", "POST", form, headers) as answer:
-        assert answer.status == 401
+    for password, status in (("a guess", 401), (edge.secrets["monitor-viewer"], 303)):
+        form = urlencode({"_xsrf": token[1], "password": password})
+        with edge.ask("/login", "POST", form, headers) as answer:
+            assert answer.status == status
+            login = [one for one in answer.headers.get_all("Set-Cookie") or [] if "HttpOnly" in one]
+    # Nor can it make its login one for HTTP.
+    assert login and all("; Secure" in one for one in login)
     logged = eventually(
         lambda: re.findall(r"a wrong password from (\S+)", edge.stack.invoke("logs", "monitor").stdout), PATIENCE
     )

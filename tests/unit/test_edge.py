@@ -83,12 +83,12 @@ def test_status_shows_it_last(make: Any) -> None:
 
 
 def test_the_services_behind_it_know_of_it(make: Any, home: Path) -> None:
-    make(edge="on", edge_https_port=443).write()
+    make(edge="on", edge_https_port=443, edge_host="Tasks.LAN").write()
     flower, monitor = written(home, "env/flower.env"), written(home, "env/monitor.env")
     assert (flower["FLOWER_URL_PREFIX"], flower["FLOWER_XHEADERS"]) == ("flower", "true")
     assert monitor["MONITOR_BEHIND_PROXY"] == "on"
     compose = written(home, "compose.env")
-    assert compose["WARREN_EDGE_ADDRESS"] == "https://localhost"
+    assert (compose["WARREN_EDGE_ADDRESS"], compose["WARREN_EDGE_HOST"]) == ("https://tasks.lan", "tasks.lan")
     assert compose["WARREN_EDGE_TLS"] == "internal"
 
 
