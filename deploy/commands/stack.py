@@ -103,11 +103,21 @@ def first_task(s: Session) -> None:
     say(f"add 2 3 = {send.value_of(s, 'app.tasks.add', [2, 3])}")
 
 
+def login(user: str, secret: str) -> str:
+    return f"user {user}, password in .warren/secrets/{secret}"
+
+
+def flower_login(s: Session) -> str:
+    if s.settings.flower_auth_provider:
+        return f"login by {s.settings.flower_auth_provider.rpartition('.')[2].removesuffix('LoginHandler')}"
+    return login(FLOWER_LOGIN, "flower-login")
+
+
 def addresses(s: Session) -> None:
     where = s.platform.endpoints()
     say(f"The stack is up on {s.platform.name}.")
     say(f"  Monitor   {where.monitor_url}  (user {MONITOR_LOGINS[0]}, password in .warren/secrets/monitor-operator)")
-    say(f"  Flower    {where.flower_url}  (user {FLOWER_LOGIN}, password in .warren/secrets/flower-login)")
+    say(f"  Flower    {where.flower_url}  ({flower_login(s)})")
     say(f"  RabbitMQ  {where.management_url}  (user admin, password in .warren/secrets/admin)")
     if where.ca:
         say(f"Their certificate is of a CA of this stack's own, {where.ca}: docs/edge.md says how to trust it.")
@@ -331,7 +341,9 @@ def config(s: Session, as_json: bool) -> None:
 
 
 def without_secrets(name: str, value: str) -> str:
-    """``value`` without the password that a URL, of a result backend for example, may hold."""
+    """``value`` without the password that a URL, of a result backend for example, may hold; nothing of what is secret whole."""
+    if name.endswith("_SECRET"):
+        return "***" if value else ""
     if name == "MONITOR_WEBHOOK_URL":
         # Of many services the path is the key.
         return re.sub(
@@ -350,13 +362,13 @@ def open_page(s: Session, page: str) -> None:
     import webbrowser
 
     pages = {
-        "monitor": (s.endpoints.monitor_url, MONITOR_LOGINS[0], "monitor-operator"),
-        "flower": (s.endpoints.flower_url, FLOWER_LOGIN, "flower-login"),
-        "rabbitmq": (s.endpoints.management_url, "admin", "admin"),
+        "monitor": (s.endpoints.monitor_url, login(MONITOR_LOGINS[0], "monitor-operator")),
+        "flower": (s.endpoints.flower_url, flower_login(s)),
+        "rabbitmq": (s.endpoints.management_url, login("admin", "admin")),
     }
     if page not in pages:
         raise WarrenError(f"there is no page {page!r}; choose from {', '.join(pages)}", ExitCode.UNKNOWN)
-    url, user, secret = pages[page]
-    say(f"{url}  (user {user}, password in .warren/secrets/{secret})")
+    url, how = pages[page]
+    say(f"{url}  ({how})")
     if s.runner.acts(f"python3 -m webbrowser {url}") and not webbrowser.open(url):
         note("no browser could be opened here; open the address above")
