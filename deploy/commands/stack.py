@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -88,8 +88,10 @@ def remembering_edge(s: Session) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if s.edge is not any(one.service == EDGE for one in s.platform.status()):
-            forget_edge() if before is None else remember_edge(before)
+        # What went wrong first is what is told.
+        with suppress(WarrenError):
+            if s.edge is not any(one.service == EDGE for one in s.platform.status()):
+                forget_edge() if before is None else remember_edge(before)
         raise
 
 
