@@ -76,7 +76,15 @@ def test_without_a_broker(make: Make, port: int) -> None:
     assert json.loads(ask(port, "/api/tasks", LOGIN)[1]) == {}
     # Before they hold what the log has, they would be taken for a fall.
     assert ask(port, "/metrics", LOGIN)[0] == 503
-    assert [ask(port, path)[0] for path in ("/", "/api/tasks", "/metrics")] == [401, 401, 401]
+    for login in (
+        "",
+        LOGIN[:-4],
+        "Basic !!!",
+        "Basic",
+        "Bearer ",
+        "Basic " + base64.b64encode("é:é".encode()).decode(),
+    ):
+        assert [ask(port, path, login)[0] for path in ("/", "/api/tasks", "/metrics")] == [401, 401, 401], login
     assert sum("trying again until it works" in line for line in flower.lines) == 1
     assert "hidden" not in flower.text
     assert flower.end() == 0
