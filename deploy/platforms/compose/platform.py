@@ -295,6 +295,8 @@ class Compose:
         )
 
     def exec(self, service: str, command: Sequence[str]) -> int:
+        if is_worker(service) and service not in ("worker", *files.pools()):
+            raise not_up_yet(service)
         return self.runner.attach(self.compose("exec", service, *command))
 
     def endpoints(self) -> Endpoints:
