@@ -398,7 +398,7 @@ def rate_limit(s: Session, words: list[str], json: bool = False) -> None:
         "names": "the task's name, or its last part where that is clear (without: limits in force)",
         "soft": "seconds after which the task gets SoftTimeLimitExceeded",
         "hard": "seconds after which its process is killed",
-        "default": "back to the limits of WARREN_TASK_TIME_LIMIT",
+        "default": "back to the limits of the settings",
         "json": JSON,
     },
     rest="names",

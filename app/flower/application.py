@@ -59,6 +59,14 @@ class Metrics(FlowerMetrics, BaseApiHandler):
         return bool(token) and hmac.compare_digest(f"Bearer {token}".encode(), given.encode())
 
 
+def current_user(handler: Any, ask: Any = BaseHandler.get_current_user) -> Any:
+    """Flower's, which fails with a traceback where a name or password has letters beyond ASCII."""
+    try:
+        return ask(handler)
+    except TypeError:
+        raise HTTPError(401) from None
+
+
 class Challenge(OutputTransform):
     """Lets browsers answer a 401 of the API too, which Flower sends without a challenge.
 
@@ -89,6 +97,7 @@ class Flower(FlowerApplication):
         pages = [("/healthcheck", Healthcheck), ("/readyz", Ready), ("/metrics", Metrics)]
         prefixed = [rewrite_handler(page, options.url_prefix) for page in pages] if options.url_prefix else pages
         self.add_handlers(".*", [*prefixed, *pages[:2]])
+        BaseHandler.get_current_user = current_user
         if self.options.basic_auth:
             self.add_transform(Challenge)
 

@@ -152,11 +152,9 @@ class Events(FlowerEvents):
             # At once: a replay is not worth being done twice.
             self.save_state()
 
-    def _forget(self) -> None:
-        self.state = State(**self._limits)
+    def _start_over(self) -> None:
+        # What is known of the old log's tasks stays: nobody else knows it any more.
         self.position = self._saved_at = None
-        if self.health.caught_up:
-            self.state.go_live()
         self._taken.set()
 
     # --- the receiver's side, in its thread
@@ -173,7 +171,7 @@ class Events(FlowerEvents):
         self.io_loop.add_callback(self._went_live)
 
     def start_over(self) -> None:
-        self._wait(self._forget)
+        self._wait(self._start_over)
 
     def _wait(self, callback: Any) -> None:
         self._taken.clear()

@@ -92,7 +92,8 @@ class Saved:
     def _write(self, pieces: Iterable[Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         body = b"".join(pickle.dumps(piece, pickle.HIGHEST_PROTOCOL) for piece in pieces)
-        with self._new.open("wb") as stream:
+        # Arguments and results are nobody else's business.
+        with open(self._new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
             stream.write(MAGIC)
             stream.write(sha256(body).digest())
             stream.write(body)

@@ -62,7 +62,7 @@ def time_limit(s: Session, names: list[str], soft: str, hard: str, default: bool
     sent = {which: limit or None for which, limit in limits.items()}
     name, answers, asked = tell(s, "time_limit", names[0], **sent)
     words = [f"{verb} after {sent[which]} s" for which, verb in (("soft", "warned"), ("hard", "ended")) if sent[which]]
-    done = f"{', '.join(words) or 'limited as its code and WARREN_TASK_TIME_LIMIT say'}, where it starts from now on"
+    done = f"{', '.join(words) or 'limited as its code and the settings say'}, where it starts from now on"
     told(name, answers, asked, done, sent, as_json)
     for pool in s.settings.every_pool:
         if pool.time_limit < (sent["hard"] or 0):

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -90,8 +90,10 @@ def remembering_edge(s: Session) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if s.edge is not any(one.service == EDGE for one in s.platform.status()):
-            forget_edge() if before is None else remember_edge(before)
+        # What went wrong first is what is told.
+        with suppress(WarrenError):
+            if s.edge is not any(one.service == EDGE for one in s.platform.status()):
+                forget_edge() if before is None else remember_edge(before)
         raise
 
 
@@ -105,11 +107,21 @@ def first_task(s: Session) -> None:
     say(f"add 2 3 = {send.value_of(s, 'app.tasks.add', [2, 3])}")
 
 
+def login(s: Session, user: str, secret: str) -> str:
+    return f"user {user}, password {s.endpoints.password(secret)}"
+
+
+def flower_login(s: Session) -> str:
+    if s.settings.flower_auth_provider:
+        return f"login by {s.settings.flower_auth_provider.rpartition('.')[2].removesuffix('LoginHandler')}"
+    return login(s, FLOWER_LOGIN, "flower-login")
+
+
 def addresses(s: Session) -> None:
     where = s.platform.endpoints()
     say(f"The stack is up on {s.platform.name}.")
     if where.lasting:
-        pages(where)
+        pages(s, where)
     else:
         say("Its pages: `invoke open monitor`, `invoke open flower`, `invoke open rabbitmq`, each until Ctrl-C.")
     if not shutil.which("invoke"):
@@ -123,10 +135,10 @@ def addresses(s: Session) -> None:
         note(line)
 
 
-def pages(where: Endpoints) -> None:
-    say(f"  Monitor   {where.monitor_url}  (user {MONITOR_LOGINS[0]}, password in .warren/secrets/monitor-operator)")
-    say(f"  Flower    {where.flower_url}  (user {FLOWER_LOGIN}, password in .warren/secrets/flower-login)")
-    say(f"  RabbitMQ  {where.management_url}  (user admin, password in .warren/secrets/admin)")
+def pages(s: Session, where: Endpoints) -> None:
+    say(f"  Monitor   {where.monitor_url}  ({login(s, MONITOR_LOGINS[0], 'monitor-operator')})")
+    say(f"  Flower    {where.flower_url}  ({flower_login(s)})")
+    say(f"  RabbitMQ  {where.management_url}  ({login(s, 'admin', 'admin')})")
     if where.ca:
         say(f"Their certificate is of a CA of this stack's own, {where.ca}: docs/edge.md says how to trust it.")
 
@@ -340,7 +352,9 @@ def config(s: Session, as_json: bool) -> None:
 
 
 def without_secrets(name: str, value: str) -> str:
-    """``value`` without the password that a URL, of a result backend for example, may hold."""
+    """``value`` without the password that a URL, of a result backend for example, may hold; nothing of what is secret whole."""
+    if name.endswith("_SECRET"):
+        return "***" if value else ""
     if name == "MONITOR_WEBHOOK_URL":
         # Of many services the path is the key.
         return re.sub(
@@ -359,15 +373,15 @@ def open_page(s: Session, page: str) -> None:
     import webbrowser
 
     pages = {
-        "monitor": ("monitor_url", MONITOR_LOGINS[0], "monitor-operator"),
-        "flower": ("flower_url", FLOWER_LOGIN, "flower-login"),
-        "rabbitmq": ("management_url", "admin", "admin"),
+        "monitor": ("monitor_url", login(s, MONITOR_LOGINS[0], "monitor-operator")),
+        "flower": ("flower_url", flower_login(s)),
+        "rabbitmq": ("management_url", login(s, "admin", "admin")),
     }
     if page not in pages:
         raise WarrenError(f"there is no page {page!r}; choose from {', '.join(pages)}", ExitCode.UNKNOWN)
-    place, user, secret = pages[page]
+    place, how = pages[page]
     url = getattr(s.endpoints, place)
-    say(f"{url}  (user {user}, password {s.endpoints.password(secret)})")
+    say(f"{url}  ({how})")
     if s.runner.acts(f"python3 -m webbrowser {url}") and not webbrowser.open(url):
         note("no browser could be opened here; open the address above")
     if not s.endpoints.lasting and not s.runner.dry:

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from deploy.settings import Settings
-from tests.bench.monitor.__main__ import memory
+from tests.bench.monitor.__main__ import memory, processor
 from tests.bench.monitor.flood import PER_MESSAGE, PER_TASK, messages, publish
 from tests.support.brokers import HOST
 from tests.support.containers import ContainerBroker
@@ -82,9 +82,9 @@ def start(flower: Flower, what: str) -> None:
     answers = time.perf_counter() - begun
     with watched(flower) as taken:
         eventually(lambda: ready(flower), PATIENCE, flower.tail)
-        took = time.perf_counter() - begun
+        took, used = time.perf_counter() - begun, processor(flower.popen.pid)
         time.sleep(1)
-    print(f"{what}: answers after {answers:.1f} s, ready after {took:.1f} s")
+    print(f"{what}: answers after {answers:.1f} s, ready after {took:.1f} s, {used:.1f} s of processor time")
     print(f"  memory: {memory(flower.popen.pid, 'VmHWM'):.0f} MiB at most; the page waits {waits(taken)}")
 
 

@@ -11,6 +11,14 @@ import pytest
 from deploy.platforms.local import package
 from tests.support.checkout import Checkout
 
+# Beside the default pool, as docs/operations.md has it.
+POOL = {
+    "WARREN_POOLS": "heavy",
+    "WARREN_POOL_HEAVY_QUEUES": "video,reports",
+    "WARREN_POOL_HEAVY_TIME_LIMIT": "3600",
+    "WARREN_POOL_HEAVY_CONCURRENCY": "1",
+}
+
 
 def engine_answers() -> bool:
     if not shutil.which("docker"):
@@ -34,7 +42,7 @@ def platform(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def stack(platform: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """The stack that `make up` brought up; ``stack.first`` is what it printed."""
-    checkout = Checkout(tmp_path_factory.mktemp(platform), platform)
+    checkout = Checkout(tmp_path_factory.mktemp(platform), platform, **POOL)
     try:
         checkout.first = checkout.run("make", "up")
         yield checkout

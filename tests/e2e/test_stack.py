@@ -29,6 +29,9 @@ from deploy.settings import Settings
 from tests.support.checkout import Checkout
 from tests.support.eventually import eventually
 
+# The service of the pool that these stacks have, see conftest.py.
+HEAVY = "worker-heavy"
+
 
 def port(stack: Checkout, name: str) -> int:
     return int(stack.json("config")["settings"][f"WARREN_{name.upper()}_PORT"])
@@ -85,8 +88,10 @@ def test_a_second_make_up_changes_nothing(stack: Checkout) -> None:
 def test_status_shows_every_service_ready(stack: Checkout) -> None:
     answer = stack.json("status")
     assert answer["platform"] == stack.platform
-    assert {one["service"] for one in answer["instances"] if one["ready"]} == set(SERVICES)
-    assert {"default", "dead_letters", "celery.events"} <= {queue["queue"] for queue in answer["queues"]}
+    assert {one["service"] for one in answer["instances"] if one["ready"]} == {*SERVICES, HEAVY}
+    assert {"default", "video", "reports", "dead_letters", "celery.events"} <= {
+        queue["queue"] for queue in answer["queues"]
+    }
 
 
 def test_call_waits_for_the_result(stack: Checkout) -> None:
@@ -164,7 +169,8 @@ def test_watch_shows_workers_queues_and_failures(stack: Checkout) -> None:
     task = failed_task(stack)
     found = stack.json("watch")
     assert found["monitor"] == {"behind": None, "error": None}
-    assert {one["name"] for one in found["workers"] if one["alive"]} == {one["node"] for one in stack.workers()}
+    known = {one["node"] for one in (*stack.workers(), *stack.workers(HEAVY))}
+    assert {one["name"] for one in found["workers"] if one["alive"]} == known
     assert "default" in {queue["queue"] for queue in found["queues"]}
     assert found["failures"][0]["id"] == task["id"]
     frame = stack.invoke("watch", "--once").stdout
@@ -242,7 +248,7 @@ def test_a_revoke_holds_with_no_worker_up(stack: Checkout, producer: Celery) -> 
 def test_four_workers(stack: Checkout) -> None:
     stack.invoke("scale-workers", "4")
     assert [one["ready"] for one in stack.workers()] == [True] * 4
-    assert len(stack.json("ping")["pong"]) == 4
+    assert len(stack.json("ping")["pong"]) == 4 + len(stack.workers(HEAVY))
 
 
 def test_scaling_down_keeps_the_busy_one(stack: Checkout) -> None:
@@ -251,6 +257,42 @@ def test_scaling_down_keeps_the_busy_one(stack: Checkout) -> None:
     stack.invoke("scale-workers", "1")
     (left,) = stack.workers()
     assert left["node"] == worker
+    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
+
+
+def test_a_pool_is_scaled_by_itself_and_keeps_its_busy_worker(stack: Checkout) -> None:
+    before = [one["node"] for one in stack.workers()]
+    stack.invoke("scale-workers", "2", "--pool", "heavy")
+    nodes = {one["node"] for one in stack.workers(HEAVY) if one["ready"]}
+    assert len(nodes) == 2
+    pools = {row["name"]: (row["pool"], row["queues"]) for row in stack.json("workers")}
+    assert pools == {
+        **dict.fromkeys(before, ("default", ["default"])),
+        **dict.fromkeys(nodes, ("heavy", ["reports", "video"])),
+    }
+    task = stack.invoke("call", "sleep", "8", "--queue", "video").stdout.strip()
+    answer = eventually(lambda: (one := stack.json("task", task)["answer"])["kind"] == "running" and one, 30)
+    assert answer["worker"] in nodes
+    assert "of at most 3600 s" in answer["line"]
+    stack.invoke("scale-workers", "1", "--pool", "heavy")
+    assert [one["node"] for one in stack.workers(HEAVY)] == [answer["worker"]]
+    assert [one["node"] for one in stack.workers()] == before
+    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
+    assert stack.invoke("exec", HEAVY, "--", "printenv", "WARREN_POOL").stdout.strip() == "heavy"
+    assert f"app.tasks.sleep[{task}]" in stack.invoke("logs", HEAVY).stdout
+
+
+def test_a_paused_pool_waits_and_the_others_work_on(stack: Checkout) -> None:
+    stack.invoke("pause", "--pool", "heavy")
+    try:
+        # Those that start now keep to it.
+        stack.invoke("restart", HEAVY)
+        task = stack.invoke("call", "add", "4", "5", "--queue", "reports").stdout.strip()
+        assert stack.invoke("call", "add", "2", "3", "--wait").stdout == "5\n"
+        answer = eventually(lambda: (one := stack.json("task", task)["answer"])["kind"] == "waiting" and one, 30)
+        assert "reports was paused at" in answer["line"]
+    finally:
+        stack.invoke("resume", "--pool", "heavy")
     eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
 
 

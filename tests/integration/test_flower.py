@@ -85,7 +85,7 @@ def test_tasks_that_ran_before_its_first_start(
     one = flower.task(sent[0])
     assert (one["args"], one["result"], one["worker"]) == ("(0, 1)", "1", gone.node)
     # Who was killed is not alive for being heard of, and who lives is.
-    assert flower.get("/api/workers?status=1")[gone.node] is False
+    eventually(lambda: flower.get("/api/workers?status=1")[gone.node] is False, 30, flower.tail)
     eventually(lambda: flower.get("/api/workers?status=1")[worker.node], 30, flower.tail)
     assert counted(flower, "flower_worker_online", gone.node) == 0
     eventually(lambda: counted(flower, "flower_worker_online", worker.node) == 1, 30, flower.tail)

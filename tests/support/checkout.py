@@ -81,8 +81,9 @@ class Checkout:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
         )  # fmt: skip
 
-    def workers(self) -> list[dict[str, Any]]:
-        return [one for one in self.json("status")["instances"] if one["service"] == "worker"]
+    def workers(self, service: str = "worker") -> list[dict[str, Any]]:
+        """The workers of a pool."""
+        return [one for one in self.json("status")["instances"] if one["service"] == service]
 
     def processes(self) -> list[int]:
         """The host's processes that run out of this checkout: what `down` must not leave on the local platform."""

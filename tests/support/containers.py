@@ -19,7 +19,7 @@ from deploy.paths import ROOT, write_private
 from deploy.settings import Settings
 from tests.support.brokers import START_PATIENCE, Broker
 
-__all__ = ["ContainerBroker", "image", "missing"]
+__all__ = ["ContainerBroker", "image", "lacking", "missing"]
 
 FILES = ROOT / "deploy" / "rabbitmq"
 
@@ -34,16 +34,21 @@ def image(version: str) -> str:
     return os.environ.get(variable) or default
 
 
-@functools.cache
 def missing(version: str) -> str | None:
     """Why the container can't be run here, and what would make it run; None if it can."""
+    return lacking(image(version), IMAGES[version][0])
+
+
+@functools.cache
+def lacking(name: str, variable: str) -> str | None:
+    """Why containers of the image ``name``, which ``variable`` names, can't be run here; None if they can."""
     try:
         client = docker.from_env(timeout=10)
         client.ping()
     except docker.errors.DockerException as error:
         return f"no Docker engine answers ({str(error)[:80]}); start one (sudo systemctl start docker)"
     try:
-        return None if has(client, image(version)) else pulled(client, image(version), IMAGES[version][0])
+        return None if has(client, name) else pulled(client, name, variable)
     finally:
         client.close()
 

@@ -57,6 +57,7 @@ def test_down_leaves_the_keys_of_the_edge(make: Any) -> None:
 
 
 def test_restart_of_all_is_of_the_edge_too(make: Any) -> None:
+    make(edge="on").up(None)
     driver = make(*STACK, container("edge"), edge="on")
     driver.restart(["edge", "flower", "rabbitmq"])
     assert driver.ran == [
@@ -75,6 +76,27 @@ def test_turning_it_off_is_an_up_without_it(make: Any, home: Path) -> None:
     assert "MONITOR_BEHIND_PROXY" not in written(home, "env/monitor.env")
 
 
+@pytest.mark.parametrize("now", ["on", "off"])
+def test_a_setting_that_changed_holds_from_the_next_up_on(make: Any, now: str) -> None:
+    make(edge="off" if now == "on" else "on").up(None)
+    driver = make(*STACK, edge=now)
+    with pytest.raises(WarrenError, match=f"^the edge is to be {now} by now; `invoke up` first$"):
+        driver.restart(["flower"])
+    assert driver.ran == []
+    driver.scale(1, set())
+    driver.exec("worker", ["true"])
+    driver.logs(["worker", "edge"], False, 5)
+    file = "--file deploy/edge/compose.yaml"
+    assert [file in line for line in [*driver.ran, *driver.runner.attached]] == [now == "off"] * 3
+    assert driver.runner.attached[-1].endswith("logs --tail 5 worker" + (" edge" if now == "off" else ""))
+
+
+def test_the_log_of_an_edge_that_is_not_up(make: Any) -> None:
+    make().up(None)
+    with pytest.raises(WarrenError, match=r"^edge: not up yet; `invoke up` starts it$"):
+        make(*STACK, edge="on").logs(["edge"], False, 5)
+
+
 def test_status_shows_it_last(make: Any) -> None:
     assert [one.service for one in make(container("edge"), *STACK, edge="on").status()][-1] == "edge"
 
@@ -83,12 +105,12 @@ def test_status_shows_it_last(make: Any) -> None:
 
 
 def test_the_services_behind_it_know_of_it(make: Any, home: Path) -> None:
-    make(edge="on", edge_https_port=443).write()
+    make(edge="on", edge_https_port=443, edge_host="Tasks.LAN").write()
     flower, monitor = written(home, "env/flower.env"), written(home, "env/monitor.env")
     assert (flower["FLOWER_URL_PREFIX"], flower["FLOWER_XHEADERS"]) == ("flower", "true")
     assert monitor["MONITOR_BEHIND_PROXY"] == "on"
     compose = written(home, "compose.env")
-    assert compose["WARREN_EDGE_ADDRESS"] == "https://localhost"
+    assert (compose["WARREN_EDGE_ADDRESS"], compose["WARREN_EDGE_HOST"]) == ("https://tasks.lan", "tasks.lan")
     assert compose["WARREN_EDGE_TLS"] == "internal"
 
 

@@ -177,6 +177,15 @@ def test_wrong_answers_are_limited(site: Site, caplog: pytest.LogCaptureFixture)
     assert "wrong" not in caplog.text.replace("a wrong password from 127.0.0.1", "")
 
 
+@pytest.mark.parametrize(("proxy", "status"), [("on", 401), ("off", 429)])
+def test_behind_a_proxy_and_only_there_each_visitor_has_an_address(proxy: str, status: int) -> None:
+    with serve(monitor_behind_proxy=proxy) as site:
+        for _ in range(BURST + 1):
+            last = site.get("/tasks", token="x", **{"X-Forwarded-For": "192.0.2.1"})
+        assert last.status == 429
+        assert site.get("/tasks", token="x", **{"X-Forwarded-For": "192.0.2.2"}).status == status
+
+
 def test_attempts_come_back_and_are_bounded() -> None:
     now = [0.0]
     attempts = Attempts(lambda: now[0])

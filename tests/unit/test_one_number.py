@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from app.config import platform_settings, worker_settings
-from app.settings import AppSettings
+from app.pools import Pool
+from app.settings import AppSettings, from_environment
 from deploy.definitions import broker_settings
 from deploy.paths import ROOT
 from deploy.platforms.compose import Compose
+from deploy.platforms.local.addresses import Ports
+from deploy.platforms.local.programs import programs as local_programs
 from deploy.secrets import Secrets
 from deploy.services import environments
 from deploy.settings import Settings
 from tests.unit.conftest import FakeRunner
 
+SLOTS = {"worker": [1], "worker-quick": [1], "worker-heavy": [1]}
 LIMITS = [2, 3, 9, 10, 11, 59, 60, 299, 300, 301, 3600, 604_800]
 
 
@@ -56,6 +61,26 @@ def test_celery_compose_and_the_broker_agree(limit: int, home: Any, secrets: Sec
     assert milliseconds
     # In seconds: Celery ends the task, then Compose kills the worker, then the broker gives the task to another.
     assert limit + 30 == int(compose["WARREN_STOP_GRACE"]) < int(milliseconds.group(1)) // 1000 == limit + 90
+
+
+def test_each_pool_has_its_own_number_and_the_broker_waits_for_the_longest(home: Any, secrets: Secrets) -> None:
+    limits = {"quick": 20, "heavy": 3600}
+    pools = tuple(Pool(name=name, queues=(name,), time_limit=limit) for name, limit in limits.items())
+    settings = Settings(pools=pools)
+    compose = compose_variables(settings, secrets, home)
+    services = yaml.safe_load((home / ".warren" / "pools.yaml").read_text())["services"]
+    milliseconds = re.search(r"^consumer_timeout = (\d+)$", broker_settings(settings), re.MULTILINE)
+    assert milliseconds and int(milliseconds.group(1)) == (3600 + 90) * 1000
+    assert compose["WARREN_STOP_GRACE"] == "330"
+    programs = local_programs(settings, secrets, Ports(1, 2, 3, 4, 5, 6, 7), SLOTS, Path("/scripts"))
+    graces = {program.service: program.stop_seconds for program in programs}
+    environment = environments(settings, secrets, "rabbitmq", 5672, 15672)["worker"]
+    for name, limit in limits.items():
+        own = from_environment({**environment, "WARREN_POOL": name})
+        assert worker_settings(own)["task_time_limit"] == limit
+        assert services[f"worker-{name}"]["stop_grace_period"] == f"{limit + 30}s"
+        assert graces[f"worker-{name}"] == limit + 30
+    assert graces["worker"] == 330
 
 
 def test_composes_stop_grace_of_workers_is_that_variable_in_seconds() -> None:

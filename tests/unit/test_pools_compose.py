@@ -88,7 +88,14 @@ def test_idle_workers_of_a_pool_stop_first(pooled: Any, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "warren-worker-heavy-3: ends its task first, for 90 s at most\n"
 
 
-@pytest.mark.parametrize("act", [lambda one: one.scale(1, set(), "heavy"), lambda one: one.restart(["worker-heavy"])])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda one: one.scale(1, set(), "heavy"),
+        lambda one: one.restart(["worker-heavy"]),
+        lambda one: one.exec("worker-heavy", ["true"]),
+    ],
+)
 def test_a_pool_that_is_not_up_yet(make: Any, act: Any) -> None:
     make(*STACK).write()
     driver = make(*STACK, pools=(HEAVY,))

@@ -293,7 +293,7 @@ def time_limit(session: Session, *names: str, soft: str = "", hard: str = "", de
         (
             {"default": True},
             {"soft": None, "hard": None},
-            "limited as its code and WARREN_TASK_TIME_LIMIT say",
+            "limited as its code and the settings say",
         ),
     ],
 )

@@ -33,18 +33,23 @@ def own_ca(settings: Settings) -> bool:
     """Whether certificates come from a CA of the edge's own; else they come by ACME."""
     if settings.edge_tls != "auto":
         return settings.edge_tls == "internal"
-    host = settings.edge_host.lower()
+    name = host(settings)
     try:
-        ipaddress.ip_address(host)
+        ipaddress.ip_address(name)
     except ValueError:
-        return "." not in host or host.endswith(tuple(f".{one}" for one in PRIVATE))
+        return "." not in name or name.endswith(tuple(f".{one}" for one in PRIVATE))
     return True
+
+
+def host(settings: Settings) -> str:
+    """Its name as clients ask for it in TLS."""
+    return settings.edge_host.lower()
 
 
 def address(settings: Settings) -> str:
     """Where browsers find it."""
     port = "" if settings.edge_https_port == 443 else f":{settings.edge_https_port}"
-    return f"https://{settings.edge_host}{port}"
+    return f"https://{host(settings)}{port}"
 
 
 def endpoints(settings: Settings) -> dict[str, str]:
@@ -69,7 +74,7 @@ def variables(settings: Settings) -> dict[str, str]:
     content = b"".join(file.read_bytes() for file in sources(ROOT / "deploy" / "edge"))
     return {
         "WARREN_CADDY_IMAGE": settings.caddy_image,
-        "WARREN_EDGE_HOST": settings.edge_host,
+        "WARREN_EDGE_HOST": host(settings),
         "WARREN_EDGE_TLS": "internal" if own_ca(settings) else by_mail,
         "WARREN_EDGE_EMAIL": settings.edge_email,
         "WARREN_EDGE_ADDRESS": address(settings),

@@ -18,7 +18,7 @@ from deploy.secrets import Secrets
 from deploy.services import environments, of_pool
 from deploy.settings import Settings
 
-__all__ = ["POOLS", "deployed", "lines", "pools", "present", "texts", "write"]
+__all__ = ["POOLS", "deployed", "edged", "lines", "pools", "present", "texts", "write"]
 
 # The variables of compose.yaml that the broker's container is made from.
 BROKER = (
@@ -90,6 +90,12 @@ def pools() -> list[str]:
     """The services of pools in the file that was written last."""
     file = STATE / POOLS
     return re.findall(r"^  (worker-\w+):$", file.read_text(), re.MULTILINE) if file.exists() else []
+
+
+def edged() -> bool:
+    """Whether the files that were written last are those of a stack with an edge."""
+    file = STATE / "compose.env"
+    return file.exists() and "\nWARREN_EDGE_ADDRESS=" in file.read_text()
 
 
 def present() -> bool:

@@ -17,7 +17,7 @@ from deploy.platforms.compose.image import Image
 from deploy.platforms.lock import locked
 from deploy.run import Runner
 from deploy.secrets import Secrets
-from deploy.services import is_worker, not_up_yet, of_pool, worker_services
+from deploy.services import EDGE, is_worker, not_up_yet, of_pool, worker_services
 from deploy.services import services as all_services
 from deploy.settings import EDGE_PORTS, Settings
 from deploy.wait import until
@@ -41,7 +41,7 @@ class Compose:
         self.image = Image(settings, runner)
 
     def compose(self, *arguments: str) -> list[str]:
-        return [*self.base(), *(["--file", edge.FILE] if self.settings.edge == "on" else []), *arguments]
+        return [*self.base(), *(["--file", edge.FILE] if self.has_edge() else []), *arguments]
 
     def base(self) -> list[str]:
         """A command about the stack without the edge."""
@@ -54,6 +54,10 @@ class Compose:
     def has_pools(self) -> bool:
         """Whether there are pools beside the default one; a dry run takes the file for written that would be."""
         return bool(self.settings.pools) if self.runner.dry else bool(files.pools())
+
+    def has_edge(self) -> bool:
+        """Whether there is an edge: what WARREN_EDGE says holds from the next `up` on."""
+        return self.settings.edge == "on" if self.runner.dry else files.edged()
 
     def check(self) -> None:
         engine.check(self.runner)
@@ -231,6 +235,9 @@ class Compose:
         new = [one for one in services if is_worker(one) and one not in ("worker", *files.pools())]
         if new and "rabbitmq" not in services:
             raise not_up_yet(new[0])
+        if (self.settings.edge == "on") is not self.has_edge():
+            # Flower alone would be restarted for an edge that is not there, or is no more.
+            raise WarrenError(f"the edge is to be {self.settings.edge} by now; `invoke up` first", ExitCode.FAILED)
         counts = self.counts(before)
         self.change(before, any(is_worker(service) for service in services))
         wanted = [service for service in all_services(self.settings) if service in services]
@@ -253,12 +260,13 @@ class Compose:
         return sorted(found, key=lambda one: (order.get(one.service, len(order)), containers.number(one.name)))
 
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
-        # Of a pool that is not up yet Compose knows nothing.
+        # Of a pool or an edge that is not up yet Compose knows nothing.
         known = ("worker", *files.pools())
-        services = [service for service in services if not is_worker(service) or service in known]
-        return self.runner.attach(
-            self.compose("logs", "--tail", str(tail), *(["--follow"] if follow else []), *services)
-        )
+        known += (EDGE,) if self.has_edge() else ()
+        chosen = [one for one in services if not (is_worker(one) or one == EDGE) or one in known]
+        if services and not chosen:
+            raise WarrenError(f"{', '.join(services)}: not up yet; `invoke up` starts it", ExitCode.FAILED)
+        return self.runner.attach(self.compose("logs", "--tail", str(tail), *(["--follow"] if follow else []), *chosen))
 
     def scale(self, workers: int, busy: set[str], pool: str = DEFAULT) -> None:
         service = of_pool(pool)
@@ -287,6 +295,8 @@ class Compose:
         )
 
     def exec(self, service: str, command: Sequence[str]) -> int:
+        if is_worker(service) and service not in ("worker", *files.pools()):
+            raise not_up_yet(service)
         return self.runner.attach(self.compose("exec", service, *command))
 
     def endpoints(self) -> Endpoints:

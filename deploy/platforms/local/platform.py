@@ -376,13 +376,12 @@ class Local:
 
     def patience(self, names: Collection[str]) -> str:
         pools = worker_services(self.settings)
-        # Of a pool that is named no more its own limit is not known here.
-        longest = [
-            pools[service].stop_grace if service in pools else self.settings.stop_grace
-            for service in map(service_of, names)
-            if is_worker(service)
-        ]
-        return f": running tasks are finished first (at most {max(longest)} s)" if longest else ""
+        workers = [service for service in map(service_of, names) if is_worker(service)]
+        if any(service not in pools for service in workers):
+            # Of a pool that the settings do not name any more.
+            return ": running tasks are finished first"
+        longest = max((pools[service].stop_grace for service in workers), default=0)
+        return f": running tasks are finished first (at most {longest} s)" if longest else ""
 
     def stop_all(self, progress: Progress) -> None:
         """Stops everything, supervisord too, and sees that nothing is left behind."""
