@@ -206,7 +206,8 @@ def test_a_pod_that_dies_loses_nothing(cluster: Cluster, stack: Checkout, servic
     sent = set(stack.invoke("exec", "worker", "--", "python3", "-c", code).stdout.split())
     assert len(sent) == 20
     (pod,) = cluster.items("pods", f"app.kubernetes.io/name={service}")
-    cluster.kubectl("delete", f"pod/{pod['metadata']['name']}", "--grace-period=0", "--force")
+    # Not --force: two brokers on one volume would be another accident.
+    cluster.kubectl("delete", f"pod/{pod['metadata']['name']}", "--grace-period=1")
     await_all(cluster)
 
     def done() -> bool:
