@@ -466,6 +466,14 @@ def render(s: Session, overlay: str = "") -> None:
 
 
 @command()
+def definitions(s: Session) -> None:
+    """What a RabbitMQ that others run must have for this stack, to be imported there: users, queues, policies."""
+    from deploy.commands import manifests
+
+    manifests.definitions(s)
+
+
+@command()
 def diff(s: Session) -> None:
     """What `invoke up` would change in the cluster; exit code 1 where it is anything."""
     from deploy.commands import manifests
@@ -539,7 +547,7 @@ def dead_letters(
 
 
 namespace = Collection(
-    *(up, down, restart, status, scale_workers, logs, exec, config, build, open_page, render, diff),
+    *(up, down, restart, status, scale_workers, logs, exec, config, build, open_page, render, definitions, diff),
     *(call, result, revoke, revoked, ping, workers, inspect),
     *(queues, schedule, purge, pause, resume, dead_letters),
     *(rate_limit, time_limit, retry, shell),

@@ -1,7 +1,8 @@
-"""The manifests as a cluster would get them, and the image for it."""
+"""The manifests as a cluster would get them, the image for it, and what a broker of others must be told."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from deploy.errors import ExitCode, WarrenError
@@ -11,7 +12,7 @@ from deploy.session import Session
 if TYPE_CHECKING:
     from deploy.platforms.kubernetes import Kubernetes
 
-__all__ = ["diff", "push", "render"]
+__all__ = ["definitions", "diff", "push", "render"]
 
 
 def render(s: Session, overlay: str) -> None:
@@ -22,6 +23,13 @@ def render(s: Session, overlay: str) -> None:
     place = overlays.base(s.settings, overlay)
     folder = overlays.write(s.settings, ClusterImage(s.settings, s.runner).name(), place, {})
     say(s.runner.read(["kubectl", "kustomize", str(folder)]).rstrip())
+
+
+def definitions(s: Session) -> None:
+    """As RabbitMQ imports them: our users with their passwords' hashes, the virtual host, its queues and policies."""
+    from deploy.definitions import definitions
+
+    say(json.dumps(definitions(s.settings, s.secrets), indent=1))
 
 
 def diff(s: Session) -> None:

@@ -58,6 +58,7 @@ BEHIND: dict[str, tuple[Any, str, list[str]]] = {
     "config": (stack, "config", ["as_json"]),
     "build": (stack, "build", []),
     "render": (manifests, "render", ["overlay"]),
+    "definitions": (manifests, "definitions", []),
     "diff": (manifests, "diff", []),
     "open": (stack, "open_page", ["page"]),
     "queues": (queues, "queues", ["every", "as_json"]),
