@@ -14,7 +14,7 @@ for one in range(number):
         try:
             celery.send_task("ledger_tasks.enter", args=[f"{prefix}{one}", seconds], ignore_result=True)
             break
-        except Exception as error:  # noqa: BLE001 - whatever it is, the broker has not confirmed the task
+        except Exception as error:
             failures += 1
             print(f"again: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             time.sleep(0.5)
