@@ -87,13 +87,13 @@ def test_damaged_states(broker: Broker, make_flower: MakeFlower, tmp_path: Path)
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
-    """A volume of a megabyte."""
+    """A small volume, with room for two states of all that other tests left in the log."""
     folder = tmp_path / "volume"
     folder.mkdir()
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small volume: run this as root")
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False, capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)], check=False, capture_output=True, text=True
     )
     if mounted.returncode:
         pytest.skip(f"a small volume can't be mounted here: {mounted.stderr.strip()}")
