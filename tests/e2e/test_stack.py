@@ -270,14 +270,15 @@ def test_a_pool_is_scaled_by_itself_and_keeps_its_busy_worker(stack: Checkout) -
         **dict.fromkeys(before, ("default", ["default"])),
         **dict.fromkeys(nodes, ("heavy", ["reports", "video"])),
     }
-    task = stack.invoke("call", "sleep", "8", "--queue", "video").stdout.strip()
+    # Long enough for the two commands that are to find it running.
+    task = stack.invoke("call", "sleep", "20", "--queue", "video").stdout.strip()
     answer = eventually(lambda: (one := stack.json("task", task)["answer"])["kind"] == "running" and one, 30)
     assert answer["worker"] in nodes
     assert "of at most 3600 s" in answer["line"]
     stack.invoke("scale-workers", "1", "--pool", "heavy")
     assert [one["node"] for one in stack.workers(HEAVY)] == [answer["worker"]]
     assert [one["node"] for one in stack.workers()] == before
-    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
+    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 60)
     assert stack.invoke("exec", HEAVY, "--", "printenv", "WARREN_POOL").stdout.strip() == "heavy"
     assert f"app.tasks.sleep[{task}]" in stack.invoke("logs", HEAVY).stdout
 

@@ -26,9 +26,9 @@ from tests.support.sessions import session
 from tests.support.tasks import INCLUDE, send_sleep
 
 # Seconds. The default pool's soft limit is a second less.
-SHORT, LONG = 3, 120
-# Longer than the one, and far from the other.
-BETWEEN = 5
+SHORT, LONG = 3, 3600
+# Far from both, also where a busy machine looks at its clocks late.
+BETWEEN = 10
 
 HEAVY = Pool(name="heavy", queues=("mail",), time_limit=LONG)
 POOLS = {
@@ -46,7 +46,7 @@ LIMIT = (SoftTimeLimitExceeded, TimeLimitExceeded)
 @pytest.fixture(autouse=True)
 def one_broker(broker: Broker) -> None:
     only(
-        broker, "4.3", "local", because="nothing here depends on the broker, which is proven to be like these elsewhere"
+        broker, "4.3", because="the broker has no part in who sets which limit, and tests of queues' pauses run on all"
     )
 
 
@@ -65,8 +65,8 @@ def test_each_pool_has_its_own_limits_whoever_sends(
     long = [sleep.apply_async((BETWEEN,), queue="mail"), AsyncResult(from_worker, app=producer)]
     short = sleep.delay(BETWEEN)
     # Who gives a limit gets it, also one that is shorter than the pool's soft limit.
-    given = sleep.apply_async((100,), queue="mail", time_limit=2)
-    running = sleep.apply_async((100,), queue="mail")
+    given = sleep.apply_async((1000,), queue="mail", time_limit=2)
+    running = sleep.apply_async((1000,), queue="mail")
     eventually(lambda: running.state == "STARTED", 60)
     answer = eventually(lambda: (one := where.find(s, [running.id])[running.id]).kind == "running" and one, 30)
     assert f"of at most {LONG} s" in answer.line
@@ -77,7 +77,6 @@ def test_each_pool_has_its_own_limits_whoever_sends(
     assert long[0].get(timeout=60) == BETWEEN
     # Its result goes to the worker that sent it; the event log tells of it.
     eventually(lambda: where.find(s, [from_worker])[from_worker].kind == "succeeded", 60)
-    assert running.state == "STARTED"
 
 
 # The project of somebody who has never heard of pools: its own base class, and a limit for one task.
@@ -113,7 +112,6 @@ print(type(sent[1].get(timeout=60, propagate=False)).__name__)
 def test_so_have_the_tasks_of_a_foreign_project(
     broker: Broker, make_worker: MakeWorker, tmp_path: Path, processes: list[Process]
 ) -> None:
-    only(broker, "4.3", because="as above")
     project = tmp_path / "project"
     project.mkdir()
     (project / "shop.py").write_text(SHOP)
