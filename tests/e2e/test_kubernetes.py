@@ -202,7 +202,7 @@ def test_what_is_revoked_while_no_worker_is_there_never_runs(cluster: Cluster, s
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_pod_that_dies_loses_nothing(cluster: Cluster, stack: Checkout, service: str) -> None:
     """At once, as with its node: the broker with what waits in its queues, a worker with what it runs."""
-    code = "from app.tasks import sleep; print(*(sleep.delay(0.5).id for _ in range(20)))"
+    code = "from app import celery; print(*(celery.send_task('app.tasks.sleep', (0.5,)).id for _ in range(20)))"
     sent = set(stack.invoke("exec", "worker", "--", "python3", "-c", code).stdout.split())
     assert len(sent) == 20
     (pod,) = cluster.items("pods", f"app.kubernetes.io/name={service}")

@@ -22,8 +22,8 @@ from deploy.platforms.kubernetes.kubectl import Kubectl
 
 __all__ = ["Forwarded"]
 
-# Seconds that kubectl gets to open its ports. It takes a tenth of one.
-PATIENCE = 15
+# Seconds that kubectl gets to open its ports. It takes a tenth of one, but a node may be busy.
+PATIENCE = 30
 
 # Linux's number for "tell me when my parent dies" (prctl).
 PR_SET_PDEATHSIG = 1
