@@ -230,9 +230,6 @@ def test_a_node_is_drained(stack: Production) -> None:
     stack.await_whole()
 
 
-@pytest.mark.xfail(
-    reason="RabbitMQ keeps exclusive queues of a node that vanished (rabbitmq-server#14573); events wait for their confirm"
-)
 @pytest.mark.timeout(1200)
 def test_a_nodes_power_is_cut_and_comes_back(stack: Production) -> None:
     power = os.environ.get("E2E_NODE_POWER", "")
