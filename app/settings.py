@@ -179,9 +179,15 @@ class AppSettings(Variables, frozen=True, kw_only=True):
             examples=["flower.views.auth.GoogleAuth2LoginHandler"],
         ),
     ] = field(default="", name="FLOWER_AUTH_PROVIDER")
-    flower_auth: Annotated[str, Meta(title="who may log in", examples=["*@example.org"])] = field(
-        default="", name="FLOWER_AUTH"
-    )
+    # As Flower takes it: anything else with a star in it would let nobody in, or end Flower.
+    flower_auth: Annotated[
+        str,
+        Meta(
+            pattern=r"^([^*\s]*|[^*|\s]*\.\*[^*|\s]*@[^*|@\s]+)$",
+            title="an address, several with | between them, or .* before an @ and a domain",
+            examples=[".*@example.org"],
+        ),
+    ] = field(default="", name="FLOWER_AUTH")
     flower_oauth2_key: Annotated[str, Meta(title="a key", examples=["0123.apps.example.org"])] = field(
         default="", name="FLOWER_OAUTH2_KEY"
     )
