@@ -19,12 +19,21 @@ JSON = "print JSON for programs"
         "try_it": "run `add 2 3` through a worker and print its result",
         "edge": "put HTTPS in front of the pages, and let nothing else be reached from other hosts (Compose)",
         "no_edge": "without it again",
+        "yes": "also in a cluster that this checkout has not used before",
     }
 )
-def up(s: Session, workers: str = "", try_it: bool = False, edge: bool = False, no_edge: bool = False) -> None:
+def up(
+    s: Session,
+    workers: str = "",
+    try_it: bool = False,
+    edge: bool = False,
+    no_edge: bool = False,
+    yes: bool = False,
+) -> None:
     """Start the stack and wait until all of it is ready. Does nothing where it is up already."""
     from deploy.commands import stack
 
+    s.confirmed = yes
     count = whole_number(workers, "--workers", 0, "invoke up --workers 4", most=1000) if workers else None
     stack.up(s, count, try_it, one_of("edge", edge, no_edge))
 
@@ -437,12 +446,39 @@ def config(s: Session, json: bool = False) -> None:
     stack.config(s, json)
 
 
-@command()
-def build(s: Session) -> None:
+@command(help={"push": "put the app image into this registry, such as registry.example/team, for a cluster's nodes"})
+def build(s: Session, push: str = "") -> None:
     """Make what the services run from: the app image, or a project's requirements."""
-    from deploy.commands import stack
+    from deploy.commands import manifests, stack
 
-    stack.build(s)
+    if push:
+        manifests.push(s, push)
+    else:
+        stack.build(s)
+
+
+@command(help={"overlay": "dev, production or the folder of an overlay (default: WARREN_KUBE_OVERLAY)"})
+def render(s: Session, overlay: str = "") -> None:
+    """The Kubernetes manifests that the settings of now make, on standard output."""
+    from deploy.commands import manifests
+
+    manifests.render(s, overlay)
+
+
+@command()
+def definitions(s: Session) -> None:
+    """What a RabbitMQ that others run must have for this stack, to be imported there: users, queues, policies."""
+    from deploy.commands import manifests
+
+    manifests.definitions(s)
+
+
+@command()
+def diff(s: Session) -> None:
+    """What `invoke up` would change in the cluster; exit code 1 where it is anything."""
+    from deploy.commands import manifests
+
+    manifests.diff(s)
 
 
 @command(name="open", help={"page": "monitor, flower or rabbitmq"})
@@ -511,7 +547,7 @@ def dead_letters(
 
 
 namespace = Collection(
-    *(up, down, restart, status, scale_workers, logs, exec, config, build, open_page),
+    *(up, down, restart, status, scale_workers, logs, exec, config, build, open_page, render, definitions, diff),
     *(call, result, revoke, revoked, ping, workers, inspect),
     *(queues, schedule, purge, pause, resume, dead_letters),
     *(rate_limit, time_limit, retry, shell),

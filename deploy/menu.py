@@ -32,7 +32,7 @@ DASH = "\x00"
 PLAIN = "\x01"
 
 SHARED = {
-    "platform": "where the stack runs: compose or local (default: where it is up; else compose, if an engine answers)",
+    "platform": "compose, local or kubernetes (default: where the stack is up; else compose, if an engine answers)",
     "echo": "show each underlying command before it runs",
     "dry": "show what would be done, and change nothing",
 }

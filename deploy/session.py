@@ -31,6 +31,8 @@ class Session:
     """The platform that invoke.yaml names, for where neither --platform nor WARREN_PLATFORM does."""
     edge: bool | None = None
     """What --edge or --no-edge says. To be set before the settings are read."""
+    confirmed: bool = False
+    """Whether --yes was said."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -43,16 +45,14 @@ class Session:
 
     @cached_property
     def secrets(self) -> Secrets:
-        from deploy.secrets import load
-
-        return load()
+        return self.platform.secrets
 
     @cached_property
     def platform(self) -> Platform:
         from deploy.platforms import choose
 
         asked = self.asked or (self.default if self.settings.platform == "auto" else None)
-        return choose(asked, self.settings, self.runner)
+        return choose(asked, self.settings, self.runner, self.confirmed)
 
     @cached_property
     def endpoints(self) -> Endpoints:

@@ -55,7 +55,9 @@ TESTS = "WARREN_TEST_"
 class Settings(AppSettings, frozen=True, kw_only=True):
     """One field an environment variable; see ``.env.example`` for the same in words."""
 
-    platform: Annotated[Literal["auto", "compose", "local"], Meta(title="one of auto, compose, local")] = "auto"
+    platform: Annotated[
+        Literal["auto", "compose", "local", "kubernetes"], Meta(title="one of auto, compose, local, kubernetes")
+    ] = "auto"
     project: Annotated[
         str, Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$", title="a name of a-z, 0-9 and -, at most 31 characters")
     ] = "warren"
@@ -91,6 +93,9 @@ class Settings(AppSettings, frozen=True, kw_only=True):
     ] = 2_000_000_000
     rabbitmq_memory_mb: Annotated[int, Meta(ge=256, title="a number of MiB, at least 256")] = 1024
     disk_free_limit_mb: Annotated[int, Meta(ge=1, title="a number of MB, at least 1")] = 1000
+    kube_context: Annotated[str, Meta(title="a context of kubectl", examples=["kind-warren"])] = ""
+    kube_overlay: Annotated[str, Meta(min_length=1, title="dev, production or the folder of an overlay")] = "dev"
+    kube_load: Annotated[str, Meta(title="a command", examples=["kind load docker-image"])] = ""
     up_timeout: Annotated[int, Meta(ge=1, le=3600, title="a number of seconds from 1 to 3600")] = 180
 
     @property

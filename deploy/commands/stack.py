@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from app.environment import as_text
 from app.pools import DEFAULT, Pool
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
+from deploy.platforms.base import Endpoints
 from deploy.run import INTERRUPTED
 from deploy.services import EDGE, FLOWER_LOGIN, MONITOR_LOGINS, is_worker, of_pool
 from deploy.services import services as all_services
@@ -105,24 +107,23 @@ def first_task(s: Session) -> None:
     say(f"add 2 3 = {send.value_of(s, 'app.tasks.add', [2, 3])}")
 
 
-def login(user: str, secret: str) -> str:
-    return f"user {user}, password in .warren/secrets/{secret}"
+def login(s: Session, user: str, secret: str) -> str:
+    return f"user {user}, password {s.endpoints.password(secret)}"
 
 
 def flower_login(s: Session) -> str:
     if s.settings.flower_auth_provider:
         return f"login by {s.settings.flower_auth_provider.rpartition('.')[2].removesuffix('LoginHandler')}"
-    return login(FLOWER_LOGIN, "flower-login")
+    return login(s, FLOWER_LOGIN, "flower-login")
 
 
 def addresses(s: Session) -> None:
     where = s.platform.endpoints()
     say(f"The stack is up on {s.platform.name}.")
-    say(f"  Monitor   {where.monitor_url}  (user {MONITOR_LOGINS[0]}, password in .warren/secrets/monitor-operator)")
-    say(f"  Flower    {where.flower_url}  ({flower_login(s)})")
-    say(f"  RabbitMQ  {where.management_url}  (user admin, password in .warren/secrets/admin)")
-    if where.ca:
-        say(f"Their certificate is of a CA of this stack's own, {where.ca}: docs/edge.md says how to trust it.")
+    if where.lasting:
+        pages(s, where)
+    else:
+        say("Its pages: `invoke open monitor`, `invoke open flower`, `invoke open rabbitmq`, each until Ctrl-C.")
     if not shutil.which("invoke"):
         say("First: source .venv/bin/activate, so that this terminal knows `invoke`.")
     example = "NAME" if s.settings.foreign_app else "add 2 3"
@@ -132,6 +133,14 @@ def addresses(s: Session) -> None:
     )
     for line in alarm_lines(s):
         note(line)
+
+
+def pages(s: Session, where: Endpoints) -> None:
+    say(f"  Monitor   {where.monitor_url}  ({login(s, MONITOR_LOGINS[0], 'monitor-operator')})")
+    say(f"  Flower    {where.flower_url}  ({flower_login(s)})")
+    say(f"  RabbitMQ  {where.management_url}  ({login(s, 'admin', 'admin')})")
+    if where.ca:
+        say(f"Their certificate is of a CA of this stack's own, {where.ca}: docs/edge.md says how to trust it.")
 
 
 def alarm_lines(s: Session) -> list[str]:
@@ -364,13 +373,17 @@ def open_page(s: Session, page: str) -> None:
     import webbrowser
 
     pages = {
-        "monitor": (s.endpoints.monitor_url, login(MONITOR_LOGINS[0], "monitor-operator")),
-        "flower": (s.endpoints.flower_url, flower_login(s)),
-        "rabbitmq": (s.endpoints.management_url, login("admin", "admin")),
+        "monitor": ("monitor_url", login(s, MONITOR_LOGINS[0], "monitor-operator")),
+        "flower": ("flower_url", flower_login(s)),
+        "rabbitmq": ("management_url", login(s, "admin", "admin")),
     }
     if page not in pages:
         raise WarrenError(f"there is no page {page!r}; choose from {', '.join(pages)}", ExitCode.UNKNOWN)
-    url, how = pages[page]
+    place, how = pages[page]
+    url = getattr(s.endpoints, place)
     say(f"{url}  ({how})")
     if s.runner.acts(f"python3 -m webbrowser {url}") and not webbrowser.open(url):
         note("no browser could be opened here; open the address above")
+    if not s.endpoints.lasting and not s.runner.dry:
+        note("the address works until Ctrl-C ends this command")
+        signal.pause()

@@ -24,7 +24,7 @@ __all__ = [
     "remembered_edge",
 ]
 
-NAMES = ("compose", "local")
+NAMES = ("compose", "local", "kubernetes")
 
 # Which platform `up` chose: later commands must not ask the engine again, nor find another answer.
 CHOSEN = STATE / "platform"
@@ -33,7 +33,11 @@ CHOSEN = STATE / "platform"
 EDGE = STATE / "edge"
 
 
-def make(name: str, settings: Settings, runner: Runner) -> Platform:
+def make(name: str, settings: Settings, runner: Runner, confirmed: bool = False) -> Platform:
+    if name == "kubernetes":
+        from deploy.platforms.kubernetes import Kubernetes
+
+        return Kubernetes(settings, runner, confirmed)
     secrets = load_secrets()
     if name == "compose":
         from deploy.platforms.compose import Compose
@@ -44,8 +48,10 @@ def make(name: str, settings: Settings, runner: Runner) -> Platform:
     return Local(settings, secrets, runner)
 
 
-def choose(asked: str | None, settings: Settings, runner: Runner) -> Platform:
+def choose(asked: str | None, settings: Settings, runner: Runner, confirmed: bool = False) -> Platform:
     """The platform of ``--platform``, else of WARREN_PLATFORM, else where the stack is up, else the best one that answers.
+
+    ``confirmed``: whoever typed the command said --yes to what it may come upon.
 
     Raises:
         WarrenError: there is no platform of that name.
@@ -55,7 +61,7 @@ def choose(asked: str | None, settings: Settings, runner: Runner) -> Platform:
         name = CHOSEN.read_text().strip() if CHOSEN.exists() else detect(settings, runner)
     if name not in NAMES:
         raise WarrenError(f"there is no platform {name!r}; choose one of {', '.join(NAMES)}", ExitCode.USAGE)
-    return make(name, settings, runner)
+    return make(name, settings, runner, confirmed)
 
 
 def detect(settings: Settings, runner: Runner) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from app.pools import DEFAULT
+from deploy.secrets import Secrets
 
 __all__ = ["Endpoints", "Instance", "Platform", "in_url"]
 
@@ -36,6 +37,9 @@ class Instance:
 class Endpoints:
     """Where this host reaches the stack."""
 
+    lasting: ClassVar[bool] = True
+    """Whether it does after this command, too."""
+
     host: str
     amqp: int
     management: int
@@ -46,6 +50,10 @@ class Endpoints:
     """The address of the edge, https://..., where there is one: there people find the pages."""
     ca: str = ""
     """The file with the certificate of the edge's own CA, if it has one."""
+
+    def password(self, name: str) -> str:
+        """Where a person finds the password ``name``, in words."""
+        return f"in .warren/secrets/{name}"
 
     @property
     def flower_url(self) -> str:
@@ -67,6 +75,10 @@ class Platform(Protocol):
     """
 
     name: str
+
+    @property
+    def secrets(self) -> Secrets:
+        """The stack's passwords and keys."""
 
     def check(self) -> None:
         """Raises WarrenError, with what to do, where this platform can't be used on this host."""

@@ -39,6 +39,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "deploy.platforms.EDGE": state / "edge",
         "deploy.platforms.STATE": state,
         "deploy.platforms.compose.files.STATE": state,
+        "deploy.platforms.kubernetes.context.USED": state / "kubernetes" / "context",
+        "deploy.platforms.kubernetes.overlay.FOLDER": state / "kubernetes" / "overlay",
         "deploy.platforms.lock.LOCK": state / "lock",
         "deploy.secrets.FOLDER": state / "secrets",
         "deploy.secrets.load.__defaults__": (state / "secrets",),

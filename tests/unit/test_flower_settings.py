@@ -14,7 +14,7 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.secrets import NAMES, Secrets
 from deploy.services import environments
 from deploy.settings import Settings, load
-from tests.unit.conftest import Menu
+from tests.unit.conftest import NOWHERE, Menu
 
 OAUTH = {
     "FLOWER_AUTH_PROVIDER": "flower.views.auth.GoogleAuth2LoginHandler",
@@ -100,7 +100,7 @@ def test_who_may_log_in(tmp_path: Path, who: str, gets_in: set[str]) -> None:
 
 def test_how_to_log_in_is_said(tmp_path: Path) -> None:
     def said(settings: Settings) -> str:
-        session: Any = SimpleNamespace(settings=settings)
+        session: Any = SimpleNamespace(settings=settings, endpoints=NOWHERE)
         return stack.flower_login(session)
 
     assert said(Settings()) == "user operator, password in .warren/secrets/flower-login"

@@ -21,6 +21,7 @@ from deploy.commands import (
     events,
     history,
     limits,
+    manifests,
     queues,
     results,
     revokes,
@@ -56,6 +57,9 @@ BEHIND: dict[str, tuple[Any, str, list[str]]] = {
     "exec": (stack, "execute", ["service", "words"]),
     "config": (stack, "config", ["as_json"]),
     "build": (stack, "build", []),
+    "render": (manifests, "render", ["overlay"]),
+    "definitions": (manifests, "definitions", []),
+    "diff": (manifests, "diff", []),
     "open": (stack, "open_page", ["page"]),
     "queues": (queues, "queues", ["every", "as_json"]),
     "purge": (queues, "purge", ["queue", "yes", "as_json"]),
@@ -535,7 +539,7 @@ def test_a_platform_that_there_is_not(menu: Menu) -> None:
     ended = menu("status", "--platform", "nomad")
     assert (ended.code, ended.err) == (
         ExitCode.USAGE,
-        "error: there is no platform 'nomad'; choose one of compose, local\n",
+        "error: there is no platform 'nomad'; choose one of compose, local, kubernetes\n",
     )
 
 

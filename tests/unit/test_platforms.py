@@ -67,7 +67,7 @@ def test_a_platform_that_there_is_not(made: list[str], name: str) -> None:
     with pytest.raises(WarrenError) as caught:
         platforms.choose(name, Settings(), FakeRunner())  # type: ignore[arg-type]
     assert caught.value.code is ExitCode.USAGE
-    assert str(caught.value) == f"there is no platform {name!r}; choose one of compose, local"
+    assert str(caught.value) == f"there is no platform {name!r}; choose one of compose, local, kubernetes"
     assert made == []
 
 

@@ -13,7 +13,10 @@ from deploy.settings import Settings
 __all__ = ["Image", "sources"]
 
 # Of all files, those that go into the image.
-IMAGE_SOURCES = ("app", "requirements/app.txt", "deploy/image")
+IMAGE_SOURCES = (
+    *("app", "requirements/app.txt", "deploy/image", "deploy/inside", "deploy/rabbitmq"),
+    *(f"deploy/{name}.py" for name in ("__init__", "definitions", "errors", "paths", "secrets", "settings")),
+)
 
 
 class Image:

@@ -1,0 +1,61 @@
+"""The manifests as a cluster would get them, the image for it, and what a broker of others must be told."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from deploy.errors import ExitCode, WarrenError
+from deploy.output import note, say
+from deploy.session import Session
+
+if TYPE_CHECKING:
+    from deploy.platforms.kubernetes import Kubernetes
+
+__all__ = ["definitions", "diff", "push", "render"]
+
+
+def render(s: Session, overlay: str) -> None:
+    """Without a cluster: what the settings of now make of the overlay."""
+    from deploy.platforms.kubernetes import overlay as overlays
+    from deploy.platforms.kubernetes.image import ClusterImage
+
+    place = overlays.base(s.settings, overlay)
+    folder = overlays.write(s.settings, ClusterImage(s.settings, s.runner).name(), place, {})
+    say(s.runner.read(["kubectl", "kustomize", str(folder)]).rstrip())
+
+
+def definitions(s: Session) -> None:
+    """As RabbitMQ imports them: our users with their passwords' hashes, the virtual host, its queues and policies."""
+    from deploy.definitions import definitions
+
+    say(json.dumps(definitions(s.settings, s.secrets), indent=1))
+
+
+def diff(s: Session) -> None:
+    """Exit code 1 where there is a difference, as diff itself has it."""
+    platform = kubernetes(s)
+    code = s.runner.attach(platform.kubectl.command("diff", "--kustomize", platform.overlay()))
+    if code:
+        raise SystemExit(code)
+    if not s.runner.dry:
+        note(f"{platform.kubectl.place}: nothing would change")
+
+
+def kubernetes(s: Session) -> Kubernetes:
+    from deploy.platforms.kubernetes import Kubernetes
+
+    if not isinstance(s.platform, Kubernetes):
+        raise WarrenError(
+            f"the stack is on {s.platform.name}, which has no manifests; say --platform kubernetes", ExitCode.USAGE
+        )
+    return s.platform
+
+
+def push(s: Session, registry: str) -> None:
+    from deploy.platforms.kubernetes import image
+
+    name = image.push(s.settings, s.runner, registry)
+    if not s.runner.dry:
+        say(name)
+        note(f"WARREN_APP_IMAGE={name} in .env makes pods run it")

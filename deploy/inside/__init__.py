@@ -1,0 +1,1 @@
+"""What runs in the cluster, from the app image, besides the app itself."""

@@ -1,0 +1,83 @@
+"""Which cluster is meant: kubectl's context, and never one that comes as a surprise."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from deploy.errors import ExitCode, WarrenError
+from deploy.paths import STATE, write_private
+from deploy.run import Runner
+
+__all__ = ["Context", "chosen", "remember"]
+
+# The context that this checkout's stack was brought up in.
+USED = STATE / "kubernetes" / "context"
+
+
+@dataclass(frozen=True)
+class Context:
+    """A context of kubectl, and the API server that it leads to."""
+
+    name: str
+    server: str
+
+    @property
+    def here(self) -> bool:
+        """Whether the cluster runs on this host (kind, k3d, minikube and the like)."""
+        host = urlsplit(self.server).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+
+def chosen(named: str, confirmed: bool, runner: Runner) -> Context:
+    """The context ``named`` (WARREN_KUBE_CONTEXT), else kubectl's current one.
+
+    Whoever switched kubectl to another cluster meanwhile, or never said that the stack may go to one elsewhere, is asked to
+    say which is meant, unless ``confirmed``.
+
+    Raises:
+        WarrenError: kubectl has no such context (exit code 3 or 4), or it is one that nobody named (9).
+    """
+    config = json.loads(runner.read(["kubectl", "config", "view", "--output", "json"]) or "{}")
+    contexts = {one["name"]: one["context"] for one in config.get("contexts") or []}
+    name = named or config.get("current-context") or ""
+    if not name:
+        raise WarrenError(
+            "kubectl knows no cluster; set KUBECONFIG, or choose a context: kubectl config use-context NAME",
+            ExitCode.PLATFORM,
+        )
+    if name not in contexts:
+        known = ", ".join(sorted(contexts)) or "none"
+        raise WarrenError(f"kubectl has no context {name!r}; it knows {known}", ExitCode.SETTINGS)
+    context = Context(name, server(config, contexts[name].get("cluster")))
+    used = USED.read_text().strip() if USED.exists() else ""
+    if named or confirmed or used == name:
+        return context
+    if used:
+        raise WarrenError(
+            f"kubectl's context is {name} now, but this checkout's stack is in {used}; "
+            f"say which is meant: WARREN_KUBE_CONTEXT={used} (or {name})",
+            ExitCode.REFUSED,
+        )
+    if not context.here:
+        raise WarrenError(
+            f"kubectl's context {name} is a cluster elsewhere ({context.server}), which this checkout has not used before; "
+            f"if it is meant, say WARREN_KUBE_CONTEXT={name}, or `invoke up --yes`",
+            ExitCode.REFUSED,
+        )
+    return context
+
+
+def server(config: dict[str, Any], cluster: str | None) -> str:
+    found = [one["cluster"].get("server", "") for one in config.get("clusters") or [] if one["name"] == cluster]
+    return str(found[0]) if found else ""
+
+
+def remember(context: Context) -> None:
+    write_private(USED, context.name + "\n")

@@ -1,0 +1,98 @@
+"""kubectl, always told context and namespace, and its errors as lines that say what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from deploy.errors import ExitCode, WarrenError
+from deploy.output import note
+from deploy.platforms.kubernetes.context import Context
+from deploy.run import Runner
+
+__all__ = ["PART", "Kubectl", "explained"]
+
+# The label of all that belongs to the stack.
+PART = "app.kubernetes.io/part-of=warren"
+
+# Seconds. An API server that answers takes a few hundredths of one.
+API_PATIENCE = 10
+
+
+class Kubectl:
+    """Commands in one namespace of one cluster."""
+
+    def __init__(self, context: Context, namespace: str, runner: Runner) -> None:
+        self.context = context
+        self.namespace = namespace
+        self.runner = runner
+
+    @property
+    def place(self) -> str:
+        """Where this acts, for each line that is printed."""
+        return f"{self.context.name}/{self.namespace}"
+
+    def note(self, text: str) -> None:
+        note(f"{self.place}: {text}")
+
+    def command(self, *arguments: str) -> list[str]:
+        return ["kubectl", "--context", self.context.name, "--namespace", self.namespace, *arguments]
+
+    def run(self, *arguments: str, quiet: bool = True) -> None:
+        """Runs a command that changes something.
+
+        Raises:
+            WarrenError: it failed.
+        """
+        try:
+            self.runner.run(self.command(*arguments), quiet=quiet)
+        except WarrenError as error:
+            raise explained(error, self.place) from error
+
+    def read(self, *arguments: str) -> str:
+        """What a command prints that changes nothing.
+
+        Raises:
+            WarrenError: it failed, or the cluster does not answer.
+        """
+        try:
+            return self.runner.read(self.command(f"--request-timeout={API_PATIENCE}s", *arguments), timeout=30)
+        except WarrenError as error:
+            raise explained(error, self.place) from error
+
+    def list(self, kinds: str, selector: str = PART) -> list[dict[str, Any]]:
+        """The objects of ``kinds`` that ``selector`` selects."""
+        printed = self.read("get", kinds, "--selector", selector, "--output", "json")
+        found: list[dict[str, Any]] = json.loads(printed or "{}").get("items", [])
+        return found
+
+    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        """The object of that name, or None."""
+        printed = self.read("get", kind, name, "--ignore-not-found", "--output", "json")
+        found: dict[str, Any] | None = json.loads(printed) if printed.strip() else None
+        return found
+
+
+def explained(error: WarrenError, place: str) -> WarrenError:
+    """``error`` of a kubectl command as the line that says what to do, where the cluster is what is wrong."""
+    text = str(error)
+    if error.code is ExitCode.PLATFORM:
+        return WarrenError(
+            "kubectl is not installed; see kubernetes.io/docs/tasks/tools, or choose another --platform",
+            ExitCode.PLATFORM,
+        )
+    if error.code is ExitCode.TIMEOUT or re.search(
+        r"connection to the server|Unable to connect|connection refused|no such host|timed? ?out|deadline exceeded",
+        text,
+    ):
+        return WarrenError(
+            f"{place}: the cluster does not answer; is it up, and is this the right context? (kubectl config get-contexts)",
+            ExitCode.PLATFORM,
+        )
+    if re.search(r"\(Forbidden\)|\bforbidden\b", text):
+        said = text.partition("exit code")[2].partition(": ")[2] or text
+        return WarrenError(f"{place}: the cluster forbids it: {said}", ExitCode.PLATFORM)
+    if re.search(r"Unauthorized|must be logged in", text):
+        return WarrenError(f"{place}: the cluster refuses the login of this context; log in again", ExitCode.PLATFORM)
+    return WarrenError(f"{place}: {text}", error.code)

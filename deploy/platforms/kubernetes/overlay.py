@@ -1,0 +1,138 @@
+"""The overlay of this checkout: what .env says, put over one of `k8s/overlays`, below `.warren/kubernetes`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app.environment import as_text
+from app.pools import POOLS, Pool
+from deploy.errors import ExitCode, WarrenError
+from deploy.paths import ROOT, STATE, write_private
+from deploy.platforms.kubernetes.pods import SERVICE
+from deploy.services import of_pool
+from deploy.settings import Settings, known, of_pools
+
+__all__ = ["FOLDER", "OURS", "base", "write"]
+
+FOLDER = STATE / "kubernetes" / "overlay"
+KUSTOMIZATION = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+# The label of the pools that are made from the settings.
+OURS = "app.kubernetes.io/managed-by=invoke"
+CONFIG = ROOT / "k8s" / "base" / "config"
+
+
+def base(settings: Settings, name: str = "") -> Path:
+    """The folder of the overlay ``name``, else of WARREN_KUBE_OVERLAY: one of ours, or the path of one's own.
+
+    Raises:
+        WarrenError: there is none of that name (exit code 3).
+    """
+    asked = name or settings.kube_overlay
+    for place in (ROOT / "k8s" / "overlays" / asked, ROOT / asked):
+        if (place / "kustomization.yaml").is_file():
+            return place.resolve()
+    ours = ", ".join(sorted(place.parent.name for place in (ROOT / "k8s" / "overlays").glob("*/kustomization.yaml")))
+    raise WarrenError(
+        f"there is no overlay {asked!r}; choose one of {ours}, or name a folder with a kustomization.yaml",
+        ExitCode.SETTINGS,
+    )
+
+
+def write(settings: Settings, image: str, place: Path, scaled: Mapping[str, int | None]) -> Path:
+    """Writes the overlay over ``place`` and says where.
+
+    ``scaled`` is what it says of the number of workers, by service: None takes away what ``place`` says; of a service that
+    it does not have, nothing is said.
+    """
+    content = kustomization(settings, image, os.path.relpath(place, FOLDER), scaled)
+    for pool in settings.pools:
+        write_private(FOLDER / of_pool(pool) / "kustomization.yaml", text(pool_of_workers(pool)))
+        content["resources"].append(of_pool(pool))
+    if (ROOT / "app.env").exists():
+        # kustomize reads no file from outside its folder.
+        write_private(FOLDER / "app.env", (ROOT / "app.env").read_text())
+        content["secretGenerator"] = [{"name": "app-env", "envs": ["app.env"]}]
+    write_private(FOLDER / "kustomization.yaml", text(content))
+    return FOLDER
+
+
+def text(content: dict[str, Any]) -> str:
+    """JSON is YAML, and needs no library."""
+    return json.dumps({**KUSTOMIZATION, **content}, indent=1) + "\n"
+
+
+def kustomization(settings: Settings, image: str, place: str, scaled: Mapping[str, int | None]) -> dict[str, Any]:
+    patches = [patch("Deployment", service, {"replicas": count}) for service, count in scaled.items()]
+    if settings.task_time_limit != Settings().task_time_limit:
+        patches.append(patch("Deployment", "worker", grace(settings.default_pool)))
+    if settings.rabbitmq_memory_mb != Settings().rabbitmq_memory_mb:
+        memory = {"memory": f"{settings.rabbitmq_memory_mb}Mi"}
+        broker = {"name": "rabbitmq", "resources": {"requests": memory, "limits": memory}}
+        patches.append(patch("StatefulSet", "rabbitmq", {"template": {"spec": {"containers": [broker]}}}))
+    images = {"warren-app": image, "rabbitmq": settings.rabbitmq_image, "python": settings.python_image}
+    return {
+        "namespace": settings.project,
+        "resources": [place],
+        "images": [{"name": name, **parts(to)} for name, to in images.items()],
+        "configMapGenerator": merged(settings),
+        "patches": patches,
+    }
+
+
+def pool_of_workers(pool: Pool) -> dict[str, Any]:
+    """The default pool's workers under another name, with queues and limits of their own (from the ConfigMap, by its name)."""
+    worker = {"name": "worker", "env": [{"name": "WARREN_POOL", "value": pool.name}]}
+    spec = grace(pool)
+    spec["template"]["spec"]["containers"] = [worker]
+    whole = {"app.kubernetes.io/instance": "warren", "app.kubernetes.io/part-of": "warren"}
+    return {
+        "resources": [os.path.relpath(ROOT / "k8s" / "base" / "worker", FOLDER / of_pool(pool))],
+        "nameSuffix": f"-{pool.name}",
+        "labels": [
+            {"pairs": {SERVICE: of_pool(pool)}, "includeSelectors": True},
+            {"pairs": whole, "includeTemplates": True},
+            {"pairs": dict([OURS.split("=")])},
+        ],
+        "patches": [patch("Deployment", "worker", spec)],
+    }
+
+
+def grace(pool: Pool) -> dict[str, Any]:
+    return {"template": {"spec": {"terminationGracePeriodSeconds": pool.stop_grace}}}
+
+
+def parts(image: str) -> dict[str, str]:
+    """``image`` as kustomize takes it."""
+    name, at, digest = image.partition("@")
+    if at:
+        return {"newName": name, "digest": digest}
+    host, slash, last = name.rpartition("/")
+    last, colon, tag = last.partition(":")
+    return {"newName": f"{host}{slash}{last}", "newTag": tag if colon else "latest"}
+
+
+def merged(settings: Settings) -> list[dict[str, Any]]:
+    """The settings that are not their defaults, each for the ConfigMap that has it."""
+    values = {
+        name: as_text(getattr(settings, variable.field))
+        for name, variable in known().items()
+        if getattr(settings, variable.field) != variable.default
+    }
+    found: list[dict[str, Any]] = []
+    # How many workers a pool has is no matter of theirs: with it here, another number would start all of them anew.
+    pools = [f"{name}={value}" for name, value in of_pools(settings).items() if not name.endswith("_WORKERS")]
+    for file in sorted(CONFIG.glob("*.env")):
+        names = [line.partition("=")[0] for line in file.read_text().splitlines() if line and line[0] != "#"]
+        literals = [f"{name}={values[name]}" for name in names if name in values]
+        if literals := literals + (pools if POOLS in names else []):
+            found.append({"name": f"warren-{file.stem}", "behavior": "merge", "literals": literals})
+    return found
+
+
+def patch(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    version = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}}
+    return {"target": {"kind": kind, "name": name}, "patch": json.dumps({**version, "spec": spec})}

@@ -1,0 +1,226 @@
+"""The stack in a Kubernetes cluster, from the manifests in `k8s/`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+
+from app.pools import DEFAULT
+from deploy.errors import ExitCode, WarrenError
+from deploy.paths import ROOT
+from deploy.platforms.base import Endpoints, Instance
+from deploy.platforms.kubernetes import context, overlay, passwords, pods, progress
+from deploy.platforms.kubernetes.forward import Forwarded
+from deploy.platforms.kubernetes.image import ClusterImage
+from deploy.platforms.kubernetes.kubectl import PART, Kubectl, explained
+from deploy.platforms.lock import locked
+from deploy.run import Runner
+from deploy.secrets import Secrets
+from deploy.services import SERVICES, kind, not_up_yet, of_pool, worker_services
+from deploy.settings import Settings
+
+__all__ = ["Kubernetes"]
+
+# The workers of all pools.
+WORKERS = f"{PART},app.kubernetes.io/component=worker"
+
+# Which of the pods a smaller number of workers takes first: those of the lowest cost.
+COST = "controller.kubernetes.io/pod-deletion-cost"
+
+# Seconds that the rest of `down` may take after the workers are gone.
+DOWN_PATIENCE = 120
+
+
+class Kubernetes:
+    """Drives kubectl; every command that it runs can be typed by hand, from the project's folder."""
+
+    name = "kubernetes"
+
+    def __init__(self, settings: Settings, runner: Runner, confirmed: bool = False) -> None:
+        self.settings = settings
+        self.runner = runner
+        self.confirmed = confirmed
+        self.image = ClusterImage(settings, runner)
+
+    @cached_property
+    def kubectl(self) -> Kubectl:
+        try:
+            chosen = context.chosen(self.settings.kube_context, self.confirmed, self.runner)
+        except WarrenError as error:
+            raise (explained(error, "kubectl") if error.code is ExitCode.PLATFORM else error) from error
+        return Kubectl(chosen, self.settings.project, self.runner)
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        return passwords.load(self.kubectl)
+
+    def check(self) -> None:
+        self.kubectl.read("get", "--raw", "/readyz")
+
+    def build(self) -> None:
+        self.image.provide(self.kubectl)
+
+    def up(self, workers: int | None) -> None:
+        self.check()
+        with locked(self.kubectl.note, dry=self.runner.dry):
+            fresh = not self.status()
+            try:
+                self.bring_up(workers)
+            except KeyboardInterrupt:
+                if fresh:
+                    self.stop(volumes=False)
+                raise
+
+    def bring_up(self, workers: int | None) -> None:
+        self.image.provide(self.kubectl)
+        self.apply()
+        if not self.runner.dry:
+            self.first_scale(workers)
+            self.end_former_pools()
+            progress.until_ready(self.kubectl, self.settings.up_timeout)
+
+    def first_scale(self, workers: int | None) -> None:
+        """Gives each pool the workers that are asked for. Of one that is there already the number is what it was scaled to."""
+        for service, pool in worker_services(self.settings).items():
+            there = self.kubectl.get("deployment", service)
+            if there is None:
+                continue
+            asked = workers if pool.name == DEFAULT else None
+            # What the settings do not say is left to the overlay.
+            if asked is None and there["metadata"]["generation"] == 1 and (pool.name != DEFAULT or pool.workers != 1):
+                asked = pool.workers
+            if asked is not None and asked != there["spec"].get("replicas", 1):
+                self.kubectl.run("scale", f"deployment/{service}", f"--replicas={asked}")
+
+    def end_former_pools(self) -> None:
+        """Stops the workers of pools that the settings do not name any more."""
+        for found in self.kubectl.list("deployments", f"{WORKERS},{overlay.OURS}"):
+            if (service := found["metadata"]["name"]) not in worker_services(self.settings):
+                self.kubectl.note(f"{service} ends: no such pool is in WARREN_POOLS")
+                self.kubectl.run("delete", f"deployment/{service}", f"poddisruptionbudget/{service}", "--wait=false")
+
+    def overlay(self) -> str:
+        """Writes the overlay of this checkout and says its folder, as kubectl takes it from the project's folder."""
+        place = overlay.base(self.settings)
+        if not self.runner.dry:
+            overlay.write(self.settings, self.image.name(), place, self.scaled())
+        return os.path.relpath(overlay.FOLDER, ROOT)
+
+    def scaled(self) -> dict[str, int | None]:
+        """What is to be said of the number of workers, by service, so that an apply leaves it alone."""
+        said: dict[str, int | None] = {}
+        for found in self.kubectl.list("deployments", WORKERS):
+            notes = found["metadata"].get("annotations", {})
+            applied = json.loads(notes.get("kubectl.kubernetes.io/last-applied-configuration", "{}"))
+            # Where an earlier apply set it (overlays may), leaving it out now would make it one.
+            owned = "replicas" in applied.get("spec", {})
+            said[found["metadata"]["name"]] = found["spec"]["replicas"] if owned else None
+        return said
+
+    def apply(self) -> None:
+        folder = self.overlay()
+        if not self.runner.dry:
+            context.remember(self.kubectl.context)
+        try:
+            self.kubectl.run("apply", "--kustomize", folder)
+        except WarrenError as error:
+            if 'Job.batch "make-secrets"' not in str(error) or "immutable" not in str(error):
+                raise
+            # Another image of Python's: a Job can't be changed, and what this one made stays.
+            self.kubectl.run("delete", "job/make-secrets")
+            self.kubectl.run("apply", "--kustomize", folder)
+        if not self.runner.dry:
+            self.kubectl.note(f"applied the overlay {self.settings.kube_overlay} with the settings of .env ({folder})")
+
+    def down(self, volumes: bool) -> None:
+        with locked(self.kubectl.note, dry=self.runner.dry):
+            self.stop(volumes)
+
+    def stop(self, volumes: bool) -> None:
+        # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
+        self.delete("deployments", WORKERS, self.settings.stop_grace + DOWN_PATIENCE)
+        self.stop_at_once()
+        self.delete("deployments,statefulsets", PART, DOWN_PATIENCE)
+        if volumes:
+            self.kubectl.run("delete", "persistentvolumeclaims", "--selector", PART)
+
+    def delete(self, kinds: str, selector: str, timeout: int) -> None:
+        """Deletes workloads and waits until their pods are gone."""
+        self.kubectl.run("delete", kinds, "--selector", selector, "--cascade=foreground", f"--timeout={timeout}s")
+
+    def stop_at_once(self) -> None:
+        """Tells broker nodes that all of them go: none need wait for the others (k8s/base/rabbitmq/stop)."""
+        for pod in pods.of(self.kubectl.list("pods"), "rabbitmq"):
+            if pods.ready(pod):
+                name = pod["metadata"]["name"]
+                self.kubectl.run("exec", name, "--container", "rabbitmq", "--", "touch", "/tmp/stop-now")  # noqa: S108
+
+    def restart(self, services: Sequence[str]) -> None:
+        if not self.status():
+            raise WarrenError(f"{self.kubectl.place}: nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+        with locked(self.kubectl.note, dry=self.runner.dry):
+            self.image.provide(self.kubectl)
+            self.apply()
+            wanted = [f"{'statefulset' if service == 'rabbitmq' else 'deployment'}/{service}" for service in services]
+            self.kubectl.run("rollout", "restart", *wanted)
+            if not self.runner.dry:
+                progress.until_ready(self.kubectl, self.settings.up_timeout, services)
+
+    def status(self) -> list[Instance]:
+        found = [pods.instance(pod) for pod in self.kubectl.list("pods") if kind(pods.service(pod)) in SERVICES]
+        return sorted(found, key=lambda one: (progress.place(one.service), one.name))
+
+    def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
+        return self.runner.attach(
+            self.kubectl.command(
+                *("logs", "--selector", f"{PART},{pods.SERVICE} in ({','.join(services)})", "--prefix"),
+                *("--tail", str(tail), "--ignore-errors", "--max-log-requests", "100"),
+                *(["--follow"] if follow else []),
+            )
+        )
+
+    def scale(self, workers: int, busy: set[str], pool: str = DEFAULT) -> None:
+        service = of_pool(pool)
+        if self.kubectl.get("deployment", service) is None:
+            if not self.status():
+                raise WarrenError(f"{self.kubectl.place}: nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+            raise not_up_yet(service)
+        there = [pod["metadata"]["name"] for pod in pods.of(self.kubectl.list("pods"), service)]
+        if 0 < workers < len(there):
+            self.mark(there, busy)
+            if len(there) - workers > sum(f"celery@{name}" not in busy for name in there):
+                grace = worker_services(self.settings)[service].stop_grace
+                self.kubectl.note(f"some end their tasks first, for {grace} s at most")
+        self.kubectl.run("scale", f"deployment/{service}", f"--replicas={workers}")
+        if not self.runner.dry:
+            progress.until_ready(self.kubectl, self.settings.up_timeout, [service])
+
+    def mark(self, names: Sequence[str], busy: set[str]) -> None:
+        """Says which pods are to go first. Kubernetes would stop the youngest, and let one that runs no task stay."""
+        working = [name for name in names if f"celery@{name}" in busy]
+        for cost, those in (("1", working), ("0", [name for name in names if name not in working])):
+            if those:
+                self.kubectl.run("annotate", "--overwrite", "pods", *those, f"{COST}={cost}")
+
+    def exec(self, service: str, command: Sequence[str]) -> int:
+        there = [pod for pod in pods.of(self.kubectl.list("pods"), service) if pods.ready(pod)]
+        if not there:
+            raise WarrenError(
+                f"{self.kubectl.place}: no {service} is ready; `invoke status` shows what runs", ExitCode.FAILED
+            )
+        terminal = ["--stdin", "--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else ["--stdin"]
+        return self.runner.attach(
+            self.kubectl.command(
+                *("exec", *terminal, there[0]["metadata"]["name"], "--container", kind(service), "--", *command)
+            )
+        )
+
+    @cached_property
+    def forwarded(self) -> Forwarded:
+        return Forwarded(self.kubectl)
+
+    def endpoints(self) -> Endpoints:
+        return self.forwarded

@@ -1,0 +1,86 @@
+"""Waiting until all of the stack is ready, with a line for each step, and the reason where it won't get there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from deploy.errors import ExitCode, WarrenError
+from deploy.platforms.kubernetes import pods
+from deploy.platforms.kubernetes.kubectl import Kubectl
+from deploy.services import SERVICES, kind
+
+__all__ = ["place", "settled", "until_ready"]
+
+WORKLOADS = "deployments,statefulsets"
+
+# Seconds between two looks, each of which takes a tenth of a second of CPU.
+INTERVAL = 0.5
+
+# So often must a pod be found broken until it is believed: a container may be started again for a passing reason.
+PROOFS = 6
+
+
+def settled(workload: dict[str, Any]) -> bool:
+    """Whether what was asked for is what runs: all replicas there, new and ready, and none of the old ones."""
+    spec, status = workload["spec"], workload.get("status", {})
+    wanted = spec.get("replicas", 1)
+    return bool(
+        status.get("observedGeneration", 0) >= workload["metadata"]["generation"]
+        and status.get("replicas", 0) == wanted
+        and status.get("readyReplicas", 0) == wanted
+        and status.get("updatedReplicas", wanted if "updateRevision" in status else 0) == wanted
+    )
+
+
+def line(workloads: list[dict[str, Any]]) -> str:
+    """How many of each service's instances are ready."""
+    return ", ".join(
+        f"{one['metadata']['name']} {one.get('status', {}).get('readyReplicas', 0)}/{one['spec'].get('replicas', 1)}"
+        for one in sorted(workloads, key=lambda one: place(one["metadata"]["name"]))
+    )
+
+
+def place(service: str) -> tuple[int, str]:
+    """Where ``service`` stands among others."""
+    return SERVICES.index(kind(service)) if kind(service) in SERVICES else len(SERVICES), service
+
+
+def until_ready(kubectl: Kubectl, limit: float, services: Sequence[str] = ()) -> None:
+    """Returns when ``services`` are settled; all that belong to the stack, where none is named.
+
+    Raises:
+        WarrenError: not within ``limit`` seconds, or a pod is broken; with a line for each pod that is not ready.
+    """
+    until = time.monotonic() + limit
+    said, broken = "", 0
+    while True:
+        workloads = [one for one in kubectl.list(WORKLOADS) if not services or one["metadata"]["name"] in services]
+        if (now := line(workloads)) != said:
+            kubectl.note(f"ready: {now}")
+            said = now
+        if workloads and all(settled(one) for one in workloads):
+            return
+        there = [pod for pod in kubectl.list("pods") if not pods.ready(pod) and here(pod)]
+        broken = broken + 1 if any(pods.hopeless(pod) for pod in there) else 0
+        if broken >= PROOFS or time.monotonic() > until:
+            raise not_ready(kubectl, there)
+        time.sleep(INTERVAL)
+
+
+def here(pod: dict[str, Any]) -> bool:
+    """Whether the stack waits for it: it neither ended its work nor is about to leave."""
+    return pod["status"].get("phase") != "Succeeded" and not pod["metadata"].get("deletionTimestamp")
+
+
+def not_ready(kubectl: Kubectl, there: list[dict[str, Any]]) -> WarrenError:
+    lines = [pods.why_not_ready(kubectl, pod) for pod in there]
+    for reason in lines:
+        said = reason.partition("its last line: error: ")[2]
+        if said:
+            # Ours, of a setting or of tasks that can't be imported: it says all.
+            return WarrenError(f"{kubectl.place}: {reason.partition(' is ')[0]}: {said}", ExitCode.SETTINGS)
+    lines = [f"{kubectl.place}: {reason}" for reason in lines] or [f"{kubectl.place}: no pod is there yet"]
+    lines.append(f"{kubectl.place}: what came up is left as it is; see `invoke logs`, and `invoke up` to go on")
+    return WarrenError("\n".join(lines), ExitCode.TIMEOUT)

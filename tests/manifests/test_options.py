@@ -1,0 +1,117 @@
+"""What holds for single components: that they fit the rest of the stack."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.paths import ROOT
+from tests.support.manifests import Manifest, render
+
+
+@pytest.fixture
+def option(tmp_path: Path) -> Any:
+    """Renders a component on top of an overlay, as an overlay of a user's own does."""
+
+    def rendered(name: str, overlay: str = "dev") -> list[Manifest]:
+        up = Path(*[".."] * len(tmp_path.parts[1:]))
+        k8s = up / ROOT.relative_to("/") / "k8s"
+        # What a component adds is in no namespace by itself.
+        content = {
+            "namespace": "warren",
+            "resources": [f"{k8s}/overlays/{overlay}"],
+            "components": [f"{k8s}/components/{name}"],
+        }
+        (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
+        return render(tmp_path)
+
+    return rendered
+
+
+def one(manifests: list[Manifest], kind: str, name: str) -> Manifest:
+    (found,) = (each for each in manifests if (each["kind"], each["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def test_an_external_broker_leaves_nothing_of_ours(option: Any) -> None:
+    manifests = option("external-broker", "production")
+    kinds = {(each["kind"], each["metadata"]["name"]) for each in manifests}
+    assert not {("StatefulSet", "rabbitmq"), ("Service", "rabbitmq"), ("Service", "rabbitmq-nodes")} & kinds
+    assert not [each for each in manifests if each["kind"] == "PriorityClass"]
+
+
+def test_addresses_of_an_external_broker_name_only_what_comes_before_them(option: Any) -> None:
+    manifests = option("external-broker")
+    files = {each["metadata"]["name"]: each["data"] for each in manifests if each["kind"] == "ConfigMap"}
+    for name in ("worker", "monitor", "flower"):
+        (container,) = one(manifests, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+        known = set()
+        for source in container["envFrom"]:
+            known |= set(files.get(source.get("configMapRef", {}).get("name"), {}))
+        addresses = 0
+        for variable in container["env"]:
+            if variable["name"] not in ("LOGIN_PASSWORD", "FLOWER_BASIC_AUTH"):
+                asked = set(re.findall(r"\$\((\w+)\)", variable.get("value", "")))
+                assert asked <= known, f"{name}: {variable['name']}"
+                addresses += "BROKER_HOST" in asked
+            known.add(variable["name"])
+        assert addresses == {"worker": 1, "monitor": 3, "flower": 2}[name]
+        assert "@rabbitmq:" not in yaml.safe_dump(container)
+
+
+def test_the_operators_broker_gets_what_ours_would(option: Any) -> None:
+    manifests = option("rabbitmq-operator", "production")
+    cluster = one(manifests, "RabbitmqCluster", "rabbitmq")["spec"]
+    pod = cluster["override"]["statefulSet"]["spec"]["template"]["spec"]
+    (configure,), (broker,) = pod["initContainers"], pod["containers"]
+    nodes = [
+        each["value"] for part in (configure, broker) for each in part["env"] if each["name"] == "WARREN_RABBITMQ_NODES"
+    ]
+    assert nodes == [str(cluster["replicas"])] * 2
+    (memory,) = (each["value"] for each in configure["env"] if each["name"] == "WARREN_RABBITMQ_MEMORY_MB")
+    assert cluster["resources"]["limits"]["memory"] == f"{int(memory) // 1024}Gi"
+    # Their names end in a hash, which kustomize puts in only where it is told that a name stands there.
+    there = {each["metadata"]["name"]: each for each in manifests if each["kind"] == "ConfigMap"}
+    assert {source["configMapRef"]["name"] for source in configure["envFrom"]} <= set(there)
+    (scripts,) = (volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume)
+    assert {"start", "join"} <= set(there[scripts]["data"])
+    mounted = {Path(mount["subPath"]).name for mount in broker["volumeMounts"] if mount.get("subPath")}
+    written = {file.name for file in (ROOT / "deploy" / "rabbitmq" / "conf.d").glob("*.conf")}
+    assert mounted == {*written, "definitions.json", "30-settings.conf"}
+
+
+def test_routes_of_the_gateway_lead_to_services_that_are_there(option: Any) -> None:
+    manifests = option("gateway")
+    for name in ("flower", "monitor"):
+        (rule,) = one(manifests, "HTTPRoute", name)["spec"]["rules"]
+        (backend,) = rule["backendRefs"]
+        service = one(manifests, "Service", backend["name"])
+        assert backend["port"] in [port["port"] for port in service["spec"]["ports"]]
+        (parent,) = one(manifests, "HTTPRoute", name)["spec"]["parentRefs"]
+        listeners = one(manifests, "Gateway", parent["name"])["spec"]["listeners"]
+        assert [each["protocol"] for each in listeners if each["name"] == parent["sectionName"]] == ["HTTPS"]
+
+
+def test_cpu_at_which_workers_are_added_is_below_what_one_may_use(option: Any) -> None:
+    manifests = option("hpa", "production")
+    (metric,) = one(manifests, "HorizontalPodAutoscaler", "worker")["spec"]["metrics"]
+    worker = one(manifests, "Deployment", "worker")["spec"]
+    (container,) = worker["template"]["spec"]["containers"]
+    target = int(metric["resource"]["target"]["averageValue"].removesuffix("m"))
+    assert target < int(container["resources"]["limits"]["cpu"]) * 1000
+    assert "replicas" not in worker
+
+
+def test_the_brokers_certificate_is_for_the_names_that_clients_use(option: Any) -> None:
+    manifests = option("tls")
+    certificate = one(manifests, "Certificate", "rabbitmq")["spec"]
+    assert {"rabbitmq", "rabbitmq.warren"} <= set(certificate["dnsNames"])
+    pod = one(manifests, "StatefulSet", "rabbitmq")["spec"]["template"]["spec"]
+    assert certificate["secretName"] in [volume.get("secret", {}).get("secretName") for volume in pod["volumes"]]
+    ports = {port["name"]: port for port in one(manifests, "Service", "rabbitmq")["spec"]["ports"]}
+    assert ports["amqps"]["port"] == 5671
+    assert {"amqp", "management"} <= set(ports)

@@ -1,0 +1,89 @@
+"""Network policies let through just the connections that the stack makes, and options fit what they work on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.manifests.conftest import with_component
+from tests.support.manifests import Manifest, pods, rendered
+
+# Who calls whom, on which port: the arrows of the design, and nothing else.
+CONNECTIONS = {
+    ("worker", "rabbitmq", "amqp"),
+    ("monitor", "rabbitmq", "amqp"),
+    ("flower", "rabbitmq", "amqp"),
+    ("flower", "rabbitmq", "management"),
+    ("rabbitmq", "rabbitmq", "epmd"),
+    ("rabbitmq", "rabbitmq", "distribution"),
+}
+
+Manifests = tuple[Manifest, ...]
+
+
+@pytest.fixture(scope="module", params=["dev", "production"])
+def policed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Manifests:
+    if request.param == "production":
+        return rendered("production")
+    return with_component(tmp_path_factory.mktemp("policies"), "dev", "network-policies")
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        labels.get(rule["key"]) in rule["values"] for rule in selector.get("matchExpressions", [])
+    )
+
+
+def allowed(manifests: Manifests, direction: str, one: dict[str, str], other: dict[str, str], port: str) -> bool:
+    """Whether a policy lets pods labelled ``one`` send (egress) to, or take (ingress) from, pods labelled ``other``."""
+    where = "to" if direction == "egress" else "from"
+    return any(
+        selects(peer["podSelector"], other) and any(rule_port["port"] == port for rule_port in rule["ports"])
+        for policy in manifests
+        if policy["kind"] == "NetworkPolicy" and selects(policy["spec"]["podSelector"], one)
+        for rule in policy["spec"].get(direction, [])
+        for peer in rule.get(where, [])
+        if "podSelector" in peer and "namespaceSelector" not in peer
+    )
+
+
+def test_what_is_not_allowed_is_denied_both_ways(policed: Manifests) -> None:
+    (deny,) = (one for one in policed if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "default-deny")
+    assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+def test_just_the_connections_in_use_are_allowed_at_both_ends(policed: Manifests) -> None:
+    there = {workload["metadata"]["name"]: workload["spec"]["template"] for workload, _ in pods(policed)}
+    found = {
+        (caller, called, port["name"])
+        for caller, calling in there.items()
+        for called, taking in there.items()
+        for container in taking["spec"]["containers"]
+        for port in container.get("ports", [])
+        if allowed(policed, "egress", calling["metadata"]["labels"], taking["metadata"]["labels"], port["name"])
+        and allowed(policed, "ingress", taking["metadata"]["labels"], calling["metadata"]["labels"], port["name"])
+    }
+    assert found == CONNECTIONS
+
+
+def test_broker_nodes_may_copy_streams_to_each_other(policed: Manifests) -> None:
+    (policy,) = (one for one in policed if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "rabbitmq")
+    for direction in ("ingress", "egress"):
+        (rule,) = policy["spec"][direction]
+        assert {"protocol": "TCP", "port": 6000, "endPort": 6500} in rule["ports"]
+
+
+def test_keda_counts_in_workers_and_leaves_their_number_to_itself(tmp_path_factory: pytest.TempPathFactory) -> None:
+    manifests = with_component(tmp_path_factory.mktemp("keda"), "production", "keda")
+    (scaled,) = (one for one in manifests if one["kind"] == "ScaledObject")
+    (worker,) = (one for one in manifests if one["kind"] == "Deployment" and one["metadata"]["name"] == "worker")
+    spec = worker["spec"]["template"]["spec"]
+    (trigger,) = scaled["spec"]["triggers"]
+    assert scaled["spec"]["scaleTargetRef"]["name"] == "worker" and "replicas" not in worker["spec"]
+    # By amqp it would not see tasks that run.
+    assert trigger["metadata"]["protocol"] == "http"
+    # A worker runs as many tasks as its limit has CPUs, with one fetched for each.
+    assert trigger["metadata"]["value"] == spec["containers"][0]["resources"]["limits"]["cpu"]
+    assert trigger["metadata"]["host"] == f"http://rabbitmq.{worker['metadata']['namespace']}.svc:15672"
+    assert scaled["spec"]["cooldownPeriod"] > spec["terminationGracePeriodSeconds"]

@@ -1,0 +1,71 @@
+"""The Kubernetes cluster that the tests may use, and how they ask it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+
+from deploy.paths import ROOT
+
+__all__ = ["Cluster", "named"]
+
+# Seconds. Copying images to three nodes of a busy host takes most of it.
+PATIENCE = 280
+
+HOW = (
+    "E2E_CONTEXT names no context of kubectl; with kind: kind create cluster, then "
+    "E2E_CONTEXT=kind-kind E2E_KUBE_LOAD='kind load docker-image'"
+)
+
+
+class Cluster:
+    """A context of kubectl, and one namespace there."""
+
+    def __init__(self, context: str, namespace: str) -> None:
+        self.context = context
+        self.namespace = namespace
+
+    def kubectl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments],
+            cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, (
+            f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        return done
+
+    def items(self, kinds: str, selector: str = "") -> list[dict[str, Any]]:
+        selected = ["--selector", selector] if selector else []
+        found: list[dict[str, Any]] = json.loads(self.kubectl("get", kinds, *selected, "--output", "json").stdout)[
+            "items"
+        ]
+        return found
+
+    def load(self, *images: str) -> None:
+        """Copies images of this host's engine to the nodes, with the command of E2E_KUBE_LOAD."""
+        for image in images if os.environ.get("E2E_KUBE_LOAD") else ():
+            command = [*shlex.split(os.environ["E2E_KUBE_LOAD"]), image]
+            subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+
+    def forget(self) -> None:
+        """Deletes the namespace with all that is in it, and does not wait for the end of that."""
+        self.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false", check=False)
+        # No new ones can be made now, and nobody waits for the tasks of these.
+        self.kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false", check=False)
+
+
+def named(namespace: str) -> Cluster:
+    """The cluster of E2E_CONTEXT; without one the test is skipped, with what to do."""
+    context = os.environ.get("E2E_CONTEXT", "")
+    if not context:
+        pytest.skip(HOW)
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed; see kubernetes.io/docs/tasks/tools")
+    return Cluster(context, namespace)

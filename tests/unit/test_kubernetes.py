@@ -1,0 +1,371 @@
+"""The kubernetes platform: the commands of kubectl that it runs, and what it makes of their answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.pools import Pool
+from deploy.errors import ExitCode, WarrenError
+from deploy.platforms import choose
+from deploy.platforms.kubernetes import Kubernetes
+from deploy.platforms.kubernetes import progress as waiting
+from deploy.run import Runner
+from deploy.session import Session
+from deploy.settings import Settings
+from tests.unit.conftest import FakeRunner, Menu
+
+KUBECTL = "kubectl --context dev --namespace warren"
+READ = f"{KUBECTL} --request-timeout=10s"
+WORKERS = "app.kubernetes.io/part-of=warren,app.kubernetes.io/component=worker"
+CONFIG = {
+    "current-context": "dev",
+    "contexts": [{"name": "dev", "context": {"cluster": "dev"}}],
+    "clusters": [{"name": "dev", "cluster": {"server": "https://127.0.0.1:6443"}}],
+}
+UP = "2026-11-22T12:00:00Z"
+
+
+def pod(name: str, service: str = "worker", *, ready: bool = True, **status: Any) -> dict[str, Any]:
+    container = {"name": service, "restartCount": 0, "started": True, "state": {"running": {"startedAt": UP}}}
+    return {
+        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": service}},
+        "spec": {"containers": [{"name": service, "image": "warren-app:0123"}]},
+        "status": {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+            "containerStatuses": [container],
+            **status,
+        },
+    }
+
+
+def workload(name: str, ready: int = 1, wanted: int = 1, **metadata: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "generation": 2, **metadata},
+        "spec": {"replicas": wanted},
+        "status": {"observedGeneration": 2, "replicas": wanted, "readyReplicas": ready, "updatedReplicas": wanted},
+    }
+
+
+def items(*found: dict[str, Any]) -> str:
+    return json.dumps({"items": found})
+
+
+STACK = [workload(name) for name in ("flower", "monitor", "rabbitmq", "worker")]
+ANSWERS: dict[str, Any] = {
+    "kubectl config view": json.dumps(CONFIG),
+    f"{READ} get pods": items(
+        pod("worker-a"), pod("worker-b"), pod("rabbitmq-0", "rabbitmq"), pod("make-secrets-x", "make-secrets")
+    ),
+    f"{READ} get deployment worker": json.dumps(workload("worker", 2, 2)),
+    f"{READ} get deployments,statefulsets": items(*STACK),
+}
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "INTERVAL", 0)
+
+
+def made(answers: dict[str, Any] | None = None, *, dry: bool = False, **settings: Any) -> tuple[Kubernetes, FakeRunner]:
+    runner = FakeRunner({**ANSWERS, **(answers or {})}, dry=dry)
+    # Of an image that is named whole none is built.
+    chosen = Settings(**{"app_image": "warren-app:0123", **settings})
+    return Kubernetes(chosen, runner), runner  # type: ignore[arg-type]
+
+
+def test_it_is_chosen_by_name_and_needs_no_secrets_here(home: Path) -> None:
+    platform = choose("kubernetes", Settings(), FakeRunner())  # type: ignore[arg-type]
+    assert isinstance(platform, Kubernetes)
+    assert not (home / ".warren" / "secrets").exists()
+
+
+def test_up_applies_and_waits_and_says_where(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    platform, runner = made({f"{READ} get deployments,statefulsets": [items(workload("worker", 0)), items(*STACK)]})
+    platform.up(None)
+    (apply,) = runner.ran
+    assert apply.startswith(f"{KUBECTL} apply --kustomize ") and apply.endswith(".warren/kubernetes/overlay")
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("dev/warren: ") for line in lines)
+    assert lines[1:] == [
+        "dev/warren: ready: worker 0/1",
+        "dev/warren: ready: rabbitmq 1/1, worker 1/1, monitor 1/1, flower 1/1",
+    ]
+    assert (home / ".warren" / "kubernetes" / "context").read_text() == "dev\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "setting", "generation", "scaled"),
+    [
+        (4, 1, 7, ["--replicas=4"]),
+        (2, 1, 7, []),
+        (None, 3, 1, ["--replicas=3"]),
+        # It was scaled before, by whomever.
+        (None, 3, 2, []),
+        # The overlay's number stays where the settings say none.
+        (None, 1, 1, []),
+        (0, 1, 1, ["--replicas=0"]),
+    ],
+)
+def test_the_number_of_workers(home: Path, asked: int | None, setting: int, generation: int, scaled: list[str]) -> None:
+    there = workload("worker", 2, 2, generation=generation)
+    platform, runner = made({f"{READ} get deployment worker": json.dumps(there)}, workers=setting)
+    platform.up(asked)
+    assert [line.split()[-1] for line in runner.ran if " scale " in line] == scaled
+
+
+def test_an_apply_takes_over_a_number_that_an_earlier_one_set(home: Path) -> None:
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps({"spec": {"replicas": 3}})}
+    found = items(workload("worker", 5, 5, annotations=applied), workload("worker-heavy", 2, 2))
+    platform, _ = made({f"{READ} get deployments --selector {WORKERS}": found})
+    assert platform.scaled() == {"worker": 5, "worker-heavy": None}
+
+
+def test_up_ends_pools_that_the_settings_have_no_more(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = f"{WORKERS},app.kubernetes.io/managed-by=invoke"
+    found = items(workload("worker-old"), workload("worker-heavy"))
+    heavy = Pool(name="heavy", queues=("video",), time_limit=600, concurrency="1", workers=1)
+    platform, runner = made({f"{READ} get deployments --selector {ours}": found}, pools=(heavy,))
+    platform.up(None)
+    assert [line for line in runner.ran if " delete " in line] == [
+        f"{KUBECTL} delete deployment/worker-old poddisruptionbudget/worker-old --wait=false"
+    ]
+    assert "worker-old ends: no such pool is in WARREN_POOLS" in capsys.readouterr().err
+
+
+def test_a_dry_up_changes_nothing(home: Path) -> None:
+    platform, runner = made(dry=True)
+    platform.up(3)
+    assert runner.ran == []
+    assert any(line.startswith(f"{KUBECTL} apply --kustomize") for line in runner.shown)
+    assert not (home / ".warren" / "kubernetes").exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "code"),
+    [
+        (
+            {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}},
+            "worker-a is failed: its node can't get the image warren-app:0123; `invoke build --push REGISTRY`",
+            ExitCode.TIMEOUT,
+        ),
+        (
+            {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+            "dev/warren: worker-a: WARREN_QUEUES=A is not a list",
+            ExitCode.SETTINGS,
+        ),
+    ],
+)
+def test_what_is_broken_is_told_at_once(home: Path, state: dict[str, Any], said: str, code: ExitCode) -> None:
+    container = {"name": "worker", "restartCount": 2, "state": state}
+    platform, _ = made(
+        {
+            f"{READ} get deployments,statefulsets": items(workload("worker", 0)),
+            f"{READ} get pods": items(pod("worker-a", ready=False, containerStatuses=[container])),
+            f"{READ} logs worker-a --tail 5 --container worker --previous": "error: WARREN_QUEUES=A is not a list\n",
+        },
+        up_timeout=3600,
+    )
+    with pytest.raises(WarrenError) as caught:
+        platform.up(None)
+    assert caught.value.code is code
+    assert said in str(caught.value)
+
+
+def test_what_does_not_get_ready_is_explained_by_events_and_its_last_line(home: Path) -> None:
+    unscheduled = [
+        {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available: Insufficient memory."}
+    ]
+    starting = {"name": "rabbitmq", "restartCount": 0, "started": False, "state": {"running": {"startedAt": UP}}}
+    platform, _ = made(
+        {
+            f"{READ} get deployments,statefulsets": items(workload("worker", 0)),
+            f"{READ} get pods": items(
+                pod("worker-a", ready=False, phase="Pending", conditions=unscheduled, containerStatuses=[]),
+                pod("rabbitmq-0", "rabbitmq", ready=False, containerStatuses=[starting]),
+            ),
+            f"{READ} get events --field-selector involvedObject.name=rabbitmq-0": "first\nStartup probe failed: refused\n",
+            f"{READ} logs rabbitmq-0": "recovering 1 of 2\nrecovering 2 of 2\n",
+        },
+        up_timeout=1,
+    )
+    with pytest.raises(WarrenError) as caught:
+        waiting.until_ready(platform.kubectl, 0)
+    assert caught.value.code is ExitCode.TIMEOUT
+    assert str(caught.value).splitlines() == [
+        "dev/warren: worker-a is starting; no node takes it: 0/1 nodes are available: Insufficient memory.",
+        "dev/warren: rabbitmq-0 is starting; Startup probe failed: refused; its last line: recovering 2 of 2",
+        "dev/warren: what came up is left as it is; see `invoke logs`, and `invoke up` to go on",
+    ]
+
+
+def test_down_stops_workers_first_and_keeps_data_unless_told(home: Path) -> None:
+    platform, runner = made()
+    platform.down(volumes=False)
+    part = "app.kubernetes.io/part-of=warren"
+    down = [
+        f"{KUBECTL} delete deployments --selector {WORKERS} --cascade=foreground --timeout=450s",
+        f"{KUBECTL} exec rabbitmq-0 --container rabbitmq -- touch /tmp/stop-now",
+        f"{KUBECTL} delete deployments,statefulsets --selector {part} --cascade=foreground --timeout=120s",
+    ]
+    assert runner.ran == down
+    platform, runner = made()
+    platform.down(volumes=True)
+    assert runner.ran == [*down, f"{KUBECTL} delete persistentvolumeclaims --selector {part}"]
+
+
+def test_scaling_down_marks_the_busy_so_that_they_stay(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    after = {f"{READ} get deployments,statefulsets": items(workload("worker"))}
+    platform, runner = made(after)
+    platform.scale(1, {"celery@worker-a"})
+    cost = "controller.kubernetes.io/pod-deletion-cost"
+    assert runner.ran == [
+        f"{KUBECTL} annotate --overwrite pods worker-a {cost}=1",
+        f"{KUBECTL} annotate --overwrite pods worker-b {cost}=0",
+        f"{KUBECTL} scale deployment/worker --replicas=1",
+    ]
+    assert "end their tasks first" not in capsys.readouterr().err
+    platform, runner = made(after)
+    platform.scale(1, {"celery@worker-a", "celery@worker-b"})
+    assert "dev/warren: some end their tasks first, for 330 s at most" in capsys.readouterr().err
+
+
+def test_scaling_up_asks_nobody(home: Path) -> None:
+    platform, runner = made()
+    platform.scale(3, set())
+    assert runner.ran == [f"{KUBECTL} scale deployment/worker --replicas=3"]
+
+
+def test_scaling_what_is_not_there(home: Path) -> None:
+    platform, _ = made({f"{READ} get deployment worker-heavy": ""})
+    with pytest.raises(WarrenError, match="the pool heavy is not up yet"):
+        platform.scale(3, set(), "heavy")
+    platform, _ = made({f"{READ} get deployment worker": "", f"{READ} get pods": items()})
+    with pytest.raises(WarrenError, match="dev/warren: nothing runs; `invoke up` starts the stack"):
+        platform.scale(3, set())
+
+
+def test_restart_applies_and_starts_anew(home: Path) -> None:
+    platform, runner = made()
+    platform.restart(["rabbitmq", "worker"])
+    assert runner.ran[1:] == [f"{KUBECTL} rollout restart statefulset/rabbitmq deployment/worker"]
+
+
+def test_status_tells_of_services_in_their_order(home: Path) -> None:
+    stopping = pod("worker-c")
+    stopping["metadata"]["deletionTimestamp"] = UP
+    waiting_pod = pod(
+        "monitor-a", "monitor", ready=False, phase="Pending",
+        containerStatuses=[
+            {"name": "monitor", "restartCount": 1, "state": {"waiting": {"reason": "CreateContainerConfigError"}}}
+        ],
+    )  # fmt: skip
+    found = items(
+        waiting_pod, stopping, pod("worker-heavy-a", "worker-heavy"), pod("rabbitmq-0", "rabbitmq"), pod("x", "keda")
+    )
+    platform, _ = made({f"{READ} get pods": found})
+    told = [(one.service, one.name, one.state, one.ready, one.node) for one in platform.status()]
+    assert told == [
+        ("rabbitmq", "rabbitmq-0", "running", True, ""),
+        ("worker", "worker-c", "running", False, "celery@worker-c"),
+        ("worker-heavy", "worker-heavy-a", "running", True, "celery@worker-heavy-a"),
+        ("monitor", "monitor-a", "starting", False, ""),
+    ]
+    assert [one.since for one in platform.status()][1::2] == ["stopping", "CreateContainerConfigError, 1 restart"]
+
+
+def test_logs_and_exec(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    platform, runner = made()
+    platform.logs(["worker", "monitor"], follow=True, tail=7)
+    platform.exec("worker", ["celery", "-A", "app", "report"])
+    assert runner.attached == [
+        f"{KUBECTL} logs --selector 'app.kubernetes.io/part-of=warren,app.kubernetes.io/name in (worker,monitor)' --prefix "
+        "--tail 7 --ignore-errors --max-log-requests 100 --follow",
+        f"{KUBECTL} exec --stdin worker-a --container worker -- celery -A app report",
+    ]
+    platform, _ = made({f"{READ} get pods": items(pod("worker-a", ready=False))})
+    with pytest.raises(WarrenError, match="dev/warren: no worker is ready"):
+        platform.exec("worker", ["true"])
+
+
+def test_secrets_are_those_of_the_cluster(home: Path) -> None:
+    data = {"ops": base64.b64encode(b"of the cluster").decode()}
+    runner = FakeRunner({**ANSWERS, f"{READ} get secret warren": json.dumps({"data": data})})
+    session = Session(runner, "kubernetes")  # type: ignore[arg-type]
+    session.__dict__["settings"] = Settings()
+    assert session.secrets == {"ops": "of the cluster"}
+    assert "of the cluster" not in repr(session.secrets)
+    platform, _ = made()
+    with pytest.raises(WarrenError, match="there is no Secret warren; `invoke up`"):
+        _ = platform.secrets
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (
+            WarrenError("kubectl is not installed, or not on the PATH", ExitCode.PLATFORM),
+            "kubectl is not installed; see",
+        ),
+        (WarrenError("`kubectl` did not end within 30 s", ExitCode.TIMEOUT), "the cluster does not answer"),
+        (
+            WarrenError("`kubectl` ended with exit code 1: Unable to connect to the server: EOF", ExitCode.FAILED),
+            "not answer",
+        ),
+        (
+            WarrenError("`kubectl` ended with exit code 1: Error (Forbidden): pods is forbidden", ExitCode.FAILED),
+            "dev/warren: the cluster forbids it: Error (Forbidden): pods is forbidden",
+        ),
+        (WarrenError("`kubectl` ended with exit code 1: Unauthorized", ExitCode.FAILED), "refuses the login"),
+    ],
+)
+def test_a_cluster_that_can_not_be_used(home: Path, raised: WarrenError, said: str) -> None:
+    platform, _ = made({f"{READ} get --raw /readyz": raised})
+    with pytest.raises(WarrenError) as caught:
+        platform.check()
+    assert said in str(caught.value)
+    assert caught.value.code is ExitCode.PLATFORM
+
+
+def test_no_kubectl_at_all(home: Path) -> None:
+    missing = WarrenError("kubectl is not installed, or not on the PATH", ExitCode.PLATFORM)
+    platform, _ = made({"kubectl config view": missing})
+    with pytest.raises(WarrenError, match="kubectl is not installed; see "):
+        platform.status()
+
+
+def test_an_image_is_copied_to_nodes_that_do_not_have_it(home: Path) -> None:
+    def nodes(*names: str) -> str:
+        return items(*({"status": {"images": [{"names": [f"docker.io/library/{name}"]}]}} for name in names))
+
+    load = {"kube_load": "kind load docker-image --name dev", "app_image": "warren-app"}
+    platform, runner = made(**load)
+    name = platform.image.name()
+    runner.answers |= {"docker images": "0123", f"{READ} get nodes": nodes(name, "other:1")}
+    platform.build()
+    assert runner.ran == [f"kind load docker-image --name dev {name}"]
+    runner.answers[f"{READ} get nodes"] = nodes(name, name)
+    platform.build()
+    assert len(runner.ran) == 1
+
+
+def test_what_is_pushed_is_named_in_the_registry(menu: Menu, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[list[str]] = []
+    monkeypatch.setattr(Runner, "read", lambda self, arguments, **_: "0123")
+    monkeypatch.setattr(Runner, "run", lambda self, arguments, **_: shown.append(list(arguments)))
+    ended = menu("build", "--push", "registry.example/team/")
+    name = ended.out.strip()
+    assert ended.code == 0 and name.startswith("registry.example/team/warren-app:")
+    assert shown == [["docker", "tag", name.rpartition("/")[2], name], ["docker", "push", "--quiet", name]]
+    assert f"WARREN_APP_IMAGE={name} in .env" in ended.err
+
+
+def test_other_platforms_have_no_manifests_to_compare(menu: Menu, home: Path) -> None:
+    ended = menu("diff", "--platform", "compose")
+    assert ended.code == ExitCode.USAGE
+    assert ended.err == "error: the stack is on compose, which has no manifests; say --platform kubernetes\n"

@@ -1,0 +1,134 @@
+"""deploy/platforms/kubernetes/overlay.py: what .env says, as kustomize takes it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.pools import Pool
+from deploy.errors import ExitCode, WarrenError
+from deploy.paths import ROOT
+from deploy.platforms.kubernetes import overlay
+from deploy.settings import Settings
+
+DEV = ROOT / "k8s" / "overlays" / "dev"
+HEAVY = Pool(name="heavy", queues=("video", "audio"), time_limit=600, concurrency="1", workers=3)
+
+
+def written(settings: Settings, scaled: Any = None) -> dict[str, Any]:
+    folder = overlay.write(settings, "warren-app:0123", DEV, scaled or {})
+    made: dict[str, Any] = json.loads((folder / "kustomization.yaml").read_text())
+    return made
+
+
+def patches(made: dict[str, Any]) -> dict[str, Any]:
+    return {one["target"]["name"]: json.loads(one["patch"])["spec"] for one in made["patches"]}
+
+
+def test_the_defaults_change_only_namespace_and_images(home: Path) -> None:
+    made = written(Settings())
+    assert made["namespace"] == "warren"
+    assert (overlay.FOLDER / made["resources"][0]).resolve() == DEV
+    assert made["images"] == [
+        {"name": "warren-app", "newName": "warren-app", "newTag": "0123"},
+        {"name": "rabbitmq", "newName": "rabbitmq", "newTag": "4.3-management"},
+        {"name": "python", "newName": "python", "newTag": "3.13-slim"},
+    ]
+    assert made["configMapGenerator"] == made["patches"] == []
+    assert "secretGenerator" not in made
+
+
+def test_a_setting_goes_into_the_config_map_that_has_it(home: Path) -> None:
+    made = written(Settings(queues=("a", "b"), delivery_limit=7, log_level="debug", monitor_keep_days=3))
+    assert {one["name"]: one["literals"] for one in made["configMapGenerator"]} == {
+        "warren-tasks": ["WARREN_QUEUES=a,b"],
+        "warren-broker": ["WARREN_DELIVERY_LIMIT=7"],
+        "warren-app": ["WARREN_LOG_LEVEL=debug"],
+        "warren-monitor": ["MONITOR_KEEP_DAYS=3"],
+    }
+    assert {one["behavior"] for one in made["configMapGenerator"]} == {"merge"}
+
+
+def test_the_longest_task_and_the_brokers_memory_reach_their_pods(home: Path) -> None:
+    made = written(Settings(task_time_limit=1000, rabbitmq_memory_mb=2048, project="shop"))
+    assert made["namespace"] == "shop"
+    assert patches(made) == {
+        "worker": {"template": {"spec": {"terminationGracePeriodSeconds": 1030}}},
+        "rabbitmq": {
+            "template": {
+                "spec": {
+                    "containers": [
+                        {
+                            "name": "rabbitmq",
+                            "resources": {"requests": {"memory": "2048Mi"}, "limits": {"memory": "2048Mi"}},
+                        }
+                    ]
+                }
+            }
+        },
+    }
+
+
+def test_the_number_of_workers_is_said_or_taken_away_or_left(home: Path) -> None:
+    assert patches(written(Settings(), {"worker": 5})) == {"worker": {"replicas": 5}}
+    assert patches(written(Settings(), {"worker": None, "worker-heavy": 2})) == {
+        "worker": {"replicas": None},
+        "worker-heavy": {"replicas": 2},
+    }
+
+
+def test_a_pool_is_the_workers_under_another_name(home: Path) -> None:
+    made = written(Settings(pools=(HEAVY,)))
+    assert made["resources"][1:] == ["worker-heavy"]
+    (tasks,) = made["configMapGenerator"]
+    # How many workers it has is not there: another number would start all of them anew.
+    assert (tasks["name"], sorted(tasks["literals"])) == (
+        "warren-tasks",
+        [
+            "WARREN_POOLS=heavy",
+            "WARREN_POOL_HEAVY_CONCURRENCY=1",
+            "WARREN_POOL_HEAVY_QUEUES=video,audio",
+            "WARREN_POOL_HEAVY_TIME_LIMIT=600",
+        ],
+    )
+    pool = json.loads((overlay.FOLDER / "worker-heavy" / "kustomization.yaml").read_text())
+    assert pool["nameSuffix"] == "-heavy"
+    spec = patches(pool)["worker"]["template"]["spec"]
+    assert spec["terminationGracePeriodSeconds"] == 630
+    assert spec["containers"] == [{"name": "worker", "env": [{"name": "WARREN_POOL", "value": "heavy"}]}]
+    assert {"pairs": {"app.kubernetes.io/name": "worker-heavy"}, "includeSelectors": True} in pool["labels"]
+
+
+@pytest.mark.parametrize(
+    ("image", "parts"),
+    [
+        ("warren-app:1", {"newName": "warren-app", "newTag": "1"}),
+        ("registry.example:5000/team/app:1.2", {"newName": "registry.example:5000/team/app", "newTag": "1.2"}),
+        ("registry.example:5000/app", {"newName": "registry.example:5000/app", "newTag": "latest"}),
+        ("app@sha256:0123", {"newName": "app", "digest": "sha256:0123"}),
+    ],
+)
+def test_an_image_in_kustomizes_parts(image: str, parts: dict[str, str]) -> None:
+    assert overlay.parts(image) == parts
+
+
+def test_overlays_are_ours_by_name_or_ones_own_by_path() -> None:
+    assert overlay.base(Settings()) == DEV
+    assert overlay.base(Settings(), "k8s/overlays/dev") == DEV
+    assert overlay.base(Settings(kube_overlay=str(DEV))) == DEV
+    with pytest.raises(WarrenError) as caught:
+        overlay.base(Settings(kube_overlay="stage"))
+    assert caught.value.code is ExitCode.SETTINGS
+    assert "there is no overlay 'stage'; choose one of dev" in str(caught.value)
+
+
+def test_variables_of_ones_own_go_along(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "app.env").write_text("KEY=1\n")
+    monkeypatch.setattr("deploy.platforms.kubernetes.overlay.ROOT", tmp_path)
+    monkeypatch.setattr("deploy.platforms.kubernetes.overlay.CONFIG", ROOT / "k8s" / "base" / "config")
+    made = written(Settings())
+    assert made["secretGenerator"] == [{"name": "app-env", "envs": ["app.env"]}]
+    assert (overlay.FOLDER / "app.env").read_text() == "KEY=1\n"
