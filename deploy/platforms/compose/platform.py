@@ -309,6 +309,7 @@ class Compose:
             prometheus=self.settings.prometheus_port,
             flower=self.settings.flower_port,
             monitor=self.settings.monitor_port,
+            flower_prefix=self.settings.flower_url_prefix,
             **edge.endpoints(self.settings),
         )
 
