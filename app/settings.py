@@ -100,7 +100,8 @@ class AppSettings(Variables, frozen=True, kw_only=True):
     monitor_port: Annotated[int, Meta(ge=1, le=65535, title="a port from 1 to 65535")] = field(
         default=5556, name="MONITOR_PORT"
     )
-    # Whether a proxy in front, and nobody else, reaches it: then who asks is what that says.
+    # Whether a proxy is in front, through which all but this host's own programs come: then who asks is what X-Forwarded-For
+    # says. Who reaches the monitor beside the proxy may say there what it likes, and guess passwords without end.
     monitor_behind_proxy: Annotated[Literal["on", "off"], Meta(title="on or off")] = field(
         default="off", name="MONITOR_BEHIND_PROXY"
     )
@@ -178,9 +179,15 @@ class AppSettings(Variables, frozen=True, kw_only=True):
             examples=["flower.views.auth.GoogleAuth2LoginHandler"],
         ),
     ] = field(default="", name="FLOWER_AUTH_PROVIDER")
-    flower_auth: Annotated[str, Meta(title="who may log in", examples=["*@example.org"])] = field(
-        default="", name="FLOWER_AUTH"
-    )
+    # As Flower takes it: anything else with a star in it would let nobody in, or end Flower.
+    flower_auth: Annotated[
+        str,
+        Meta(
+            pattern=r"^([^*\s]*|[^*|\s]*\.\*[^*|\s]*@[^*|@\s]+)$",
+            title="an address, several with | between them, or .* before an @ and a domain",
+            examples=[".*@example.org"],
+        ),
+    ] = field(default="", name="FLOWER_AUTH")
     flower_oauth2_key: Annotated[str, Meta(title="a key", examples=["0123.apps.example.org"])] = field(
         default="", name="FLOWER_OAUTH2_KEY"
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
+from threading import Event, Thread
+from time import monotonic
 from typing import Any
 
 from celery import bootsteps
@@ -15,6 +18,11 @@ __all__ = ["Alive", "Ready"]
 
 # Seconds between two ticks: six are missed before a worker counts as wedged (health.TICK_LIMIT).
 TICK = 5.0
+# Seconds that a worker whose broker takes no messages counts as alive. Alarms are ended by people, who sleep; but one that
+# lost its broker meanwhile is not told.
+BLOCKED_LIMIT = 6 * 3600.0
+
+logger = logging.getLogger("warren.health")
 
 
 def folder() -> Path:
@@ -66,13 +74,44 @@ class Ready(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
         self.file = folder() / "ready"
+        self._unblocked = Event()
+        self._unblocked.set()
 
     def start(self, consumer: Any) -> None:
         RPCBackend.worker_pid = os.getpid()
         self.file.touch()
+        dispatcher = getattr(consumer, "event_dispatcher", None)
+        for connection in (getattr(consumer, "connection", None), getattr(dispatcher, "connection", None)):
+            if (transport := getattr(connection, "connection", None)) is not None:
+                transport.on_blocked, transport.on_unblocked = self.blocked, self.unblocked
 
     def stop(self, consumer: Any) -> None:
+        self._unblocked.set()
         self.file.unlink(missing_ok=True)
 
-    def shutdown(self, consumer: Any) -> None:
+    shutdown = stop
+
+    def blocked(self, reason: str) -> None:
+        """The broker takes no messages for lack of memory or disk.
+
+        The event loop waits, in its next heartbeat, until it does. That is not to be taken for a loop that hangs: what
+        the worker runs goes on.
+        """
+        if not self._unblocked.is_set():
+            return
+        logger.warning("the broker takes no messages, `invoke status` shows why; waiting until it does")
+        self._unblocked.clear()
         self.file.unlink(missing_ok=True)
+        Thread(target=self._stay_alive, name="blocked", daemon=True).start()
+
+    def unblocked(self) -> None:
+        if not self._unblocked.is_set():
+            logger.info("the broker takes messages again")
+            self._unblocked.set()
+            self.file.touch()
+
+    def _stay_alive(self) -> None:
+        limit = monotonic() + BLOCKED_LIMIT
+        alive = self.file.parent / "alive"
+        while not self._unblocked.wait(TICK) and monotonic() < limit:
+            alive.touch()

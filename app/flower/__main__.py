@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import sys
+from typing import Any
 
 import flower.command
 from celery.bin.celery import main as celery
@@ -23,10 +24,20 @@ __all__ = ["main"]
 GARBAGE = 50_000
 
 
+def banner(*args: Any, print_banner: Any = flower.command.print_banner) -> None:
+    """Flower's, which for debugging logs all settings: the cookies' key and that of the provider are among them."""
+    with_secrets, flower.command.settings = flower.command.settings, dict.fromkeys(flower.command.settings, "...")
+    try:
+        print_banner(*args)
+    finally:
+        flower.command.settings = with_secrets
+
+
 def main() -> int:
     gc.set_threshold(GARBAGE)
     # The one place where Flower's command names the class of its application.
     flower.command.Flower = Flower
+    flower.command.print_banner = banner
     sys.argv = ["celery", "-A", "app", "flower", *sys.argv[1:]]
     try:
         celery()

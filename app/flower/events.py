@@ -188,5 +188,5 @@ class Events(FlowerEvents):
                     "nothing was heard of the receiver of events for %.0f s: ending, to be started again", silent
                 )
                 logging.shutdown()
-                # A thread that hangs ends no other way; and all that it has not saved is in the log.
+                # Threads that hang end no other way. And all that is not saved is in the log.
                 os._exit(1)

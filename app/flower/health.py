@@ -30,7 +30,7 @@ class Health:
         self.beat()
 
     def beat(self) -> None:
-        """The receiver does something: reads, waits at the log's end, or tries to connect."""
+        """The receiver gets on: events are taken, the log's end was seen, or the broker is known to be away."""
         self._pulse = self._clock()
 
     @property

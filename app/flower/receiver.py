@@ -82,15 +82,15 @@ class Inlet:
 
     def connected(self, end: int | None) -> None:
         self._old = -1 if end is None else end
+        # No sign of life yet: who fails at the same message time and again is connected each time, too.
         self.heard = monotonic()
-        self._health.beat()
 
     def start_over(self) -> None:
         self._state.start_over()
 
     def take(self, messages: list[tuple[int, bytes]]) -> None:
-        self._health.beat()
         self._state.take([Batch(Position(offset, crc32(body)), self.events(offset, body)) for offset, body in messages])
+        self._health.beat()
 
     def look(self) -> None:
         # Called at the log's end, as far as that is known: it is from when the broker was heard last.

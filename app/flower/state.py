@@ -129,6 +129,8 @@ class State(EventsState):
         )
         self.search_engine = SearchEngine()
         self.metrics: Any = Silent()
+        # When each process that sends tasks was heard last, in seconds since 1970.
+        self._senders: dict[str, float] = {}
 
     def event(self, event: dict[str, Any]) -> None:
         if event["type"] == "task-cancelled":
@@ -136,6 +138,8 @@ class State(EventsState):
             # would not be shown as running when the next worker runs it.
             self.counter[event["hostname"]][event["type"]] += 1
             return
+        if event["type"] == "task-sent":
+            self._senders[event["hostname"]] = event["local_received"]
         super().event(event)
 
     def go_live(self) -> None:
@@ -160,16 +164,20 @@ class State(EventsState):
     def purge(self, older_than: float) -> set[str]:
         """Forgets workers that were last heard before ``older_than``, in seconds since 1970; their names.
 
-        Their tasks stay, and still say where they ran. Who only sends tasks is counted nowhere; each process that does
-        has a name of its own.
+        Their tasks stay, and still say where they ran. Who only sends tasks is forgotten too, with its metrics: each
+        process that does has a name of its own.
         """
         gone = {name for name, worker in self.workers.items() if not worker.alive and last_heard(worker) < older_than}
         for name in gone:
             self.workers.pop(name, None)
             self.tasks_by_worker.pop(name, None)
-        for name in [name for name in self.counter if name not in self.workers]:
+        senders = {name for name, heard in self._senders.items() if heard < older_than}
+        for name in senders:
+            del self._senders[name]
+        forgotten = {name for name in self.counter if name not in self.workers and name not in self._senders}
+        for name in forgotten:
             del self.counter[name]
-        self.metrics.remove_workers(gone)
+        self.metrics.remove_workers(gone | forgotten)
         return gone
 
     def counts(self) -> dict[str, Counter[str]]:

@@ -50,6 +50,8 @@ class Endpoints:
     """The address of the edge, https://..., where there is one: there people find the pages."""
     ca: str = ""
     """The file with the certificate of the edge's own CA, if it has one."""
+    flower_prefix: str = ""
+    """The path that Flower answers under where there is no edge, as FLOWER_URL_PREFIX has it."""
 
     def password(self, name: str) -> str:
         """Where a person finds the password ``name``, in words."""
@@ -57,7 +59,10 @@ class Endpoints:
 
     @property
     def flower_url(self) -> str:
-        return f"{self.edge}/flower/" if self.edge else f"http://{in_url(self.host)}:{self.flower}"
+        if self.edge:
+            return f"{self.edge}/flower/"
+        path = self.flower_prefix.strip("/")
+        return f"http://{in_url(self.host)}:{self.flower}" + (f"/{path}/" if path else "")
 
     @property
     def monitor_url(self) -> str:

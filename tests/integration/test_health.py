@@ -80,3 +80,23 @@ def test_a_worker_that_hangs_ends_with_all_that_it_runs(broker: Broker, make_wor
     eventually(lambda: ended(process), 30, "the process that ran the task has ended too")
     make_worker()
     assert sent.get(timeout=60) == 3
+
+
+@pytest.mark.usefixtures("producer")
+def test_a_broker_that_takes_no_messages_ends_no_worker(broker: Broker, make_worker: MakeWorker) -> None:
+    only(broker, "4.3", "system", because="it takes half a minute, and 4.0 has the alarms of 4.3")
+    worker = make_worker(options=hang.INCLUDE)
+    # A result would wait for the broker too.
+    sent = sleep.apply_async((hang.health.TICK_LIMIT + 10,), ignore_result=True)
+    eventually(lambda: f"{sent.id}] received" in worker.text, 30, worker.tail)
+    with broker.memory_alarm():
+        eventually(lambda: check(worker, "ready") == 1, 60, worker.tail)
+        # Longer than this worker's watchdog waits for a loop that hangs: its task, which runs on, is done.
+        eventually(lambda: f"{sent.id}] succeeded" in worker.text, 120, worker.tail)
+        assert check(worker, "alive") == 0
+        assert worker.popen.poll() is None, worker.tail()
+    eventually(lambda: check(worker, "ready") == 0, 60, worker.tail)
+    assert worker.end() == 0
+    # It was acknowledged, and does not run again.
+    assert broker.waiting("default") == 0
+    assert "the broker takes messages again" in worker.text

@@ -78,6 +78,23 @@ class Broker(ABC):
     def log(self) -> str:
         """The last lines of its log."""
 
+    @abstractmethod
+    def ctl(self, *arguments: str) -> None:
+        """Runs rabbitmqctl.
+
+        Raises:
+            AssertionError: it failed, with what it wrote.
+        """
+
+    @contextmanager
+    def memory_alarm(self) -> Iterator[None]:
+        """Meanwhile it takes no messages, as it does when it runs out of memory or disk."""
+        self.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+        try:
+            yield
+        finally:
+            self.ctl("set_vm_memory_high_watermark", "0.6")
+
     def wait(self) -> None:
         eventually(lambda: amqp_answers(HOST, self.amqp), START_PATIENCE, lambda: f"{self.name} serves\n{self.log()}")
         eventually(

@@ -145,3 +145,7 @@ class ContainerBroker(Broker):
 
     def log(self) -> str:
         return str(self.container.get_wrapped_container().logs(tail=60).decode(errors="replace"))
+
+    def ctl(self, *arguments: str) -> None:
+        code, output = self.container.exec(["rabbitmqctl", *arguments])
+        assert code == 0, output

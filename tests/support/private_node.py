@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from deploy.platforms.local.addresses import Ports
 from deploy.ports import any_free
 from deploy.settings import Settings
 from tests.support.brokers import HOST, Broker
-from tests.support.processes import Process
+from tests.support.processes import Process, environment
 
 __all__ = ["PrivateNode", "missing"]
 
@@ -94,3 +95,8 @@ class PrivateNode(Broker):
 
     def log(self) -> str:
         return "\n".join(self.server.lines[-60:]) if self.server else ""
+
+    def ctl(self, *arguments: str) -> None:
+        command = [str(Path(self.command[0]).parent / "rabbitmqctl"), *arguments]
+        done = subprocess.run(command, env=environment(self.values), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -829,6 +829,15 @@ def test_where_this_host_reaches_the_stack(make: Any, bind: str, host: str) -> N
     assert driver.endpoints() == Endpoints(host=host, amqp=1, management=2, prometheus=3, flower=4, monitor=5)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "path"), [("", ""), ("/", ""), ("flower", "/flower/"), ("/under/here", "/under/here/")]
+)
+def test_flowers_address_has_its_prefix(make: Any, prefix: str, path: str) -> None:
+    assert make(flower_url_prefix=prefix, flower_port=4).endpoints().flower_url == f"http://127.0.0.1:4{path}"
+    # The edge has it in one place.
+    assert make(flower_url_prefix="flower", edge="on").endpoints().flower_url == "https://localhost:8443/flower/"
+
+
 def test_addresses_of_version_6_stand_in_brackets_in_urls(secrets: Secrets) -> None:
     where = Endpoints(host="::1", amqp=1, management=2, prometheus=3, flower=4, monitor=5)
     assert (where.flower_url, where.management_url, where.monitor_url) == (

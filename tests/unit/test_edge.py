@@ -117,15 +117,33 @@ def test_the_services_behind_it_know_of_it(make: Any, home: Path) -> None:
 def test_every_variable_of_its_file_is_written(make: Any, home: Path) -> None:
     make(edge="on").write()
     text = (ROOT / edge.FILE).read_text()
-    assert set(re.findall(r"\$\{(\w+)", text)) == set(edge.variables(Settings(edge="on")))
+    of_the_stack = {"WARREN_BIND", "WARREN_AMQP_PORT", "WARREN_MANAGEMENT_PORT"}
+    assert set(re.findall(r"\$\{(\w+)", text)) == set(edge.variables(Settings(edge="on"))) | of_the_stack
     assert set(edge.variables(Settings(edge="on"))) <= set(written(home, "compose.env"))
     inside = set(re.findall(r"\{\$(\w+)\}", (ROOT / "deploy" / "edge" / "Caddyfile").read_text()))
     assert inside == set(re.findall(r"^      (EDGE_\w+):", text, re.MULTILINE))
 
 
+def services(file: str = edge.FILE) -> dict[str, Any]:
+    """What a file of Compose says, without Compose's own tags."""
+    return dict(yaml.safe_load(re.sub("!(reset|override)", "", (ROOT / file).read_text()))["services"])
+
+
+def test_what_no_command_asks_is_closed() -> None:
+    with_edge, without = services(), services("deploy/compose.yaml")
+    for service in without:
+        left = with_edge.get(service, without[service]).get("ports", [])
+        gone = [port for port in without[service].get("ports", []) if port not in left]
+        # In the words of the one file, or both differ in what is published.
+        assert set(left) <= set(without[service].get("ports", []))
+        assert {"flower": ["WARREN_FLOWER_PORT"], "rabbitmq": ["WARREN_PROMETHEUS_PORT"]}.get(service, []) == [
+            name for port in gone for name in re.findall(r"WARREN_\w+_PORT", port)
+        ]
+    assert sorted(edge.CLOSED) == ["flower_port", "prometheus_port"]
+
+
 def test_its_container_may_do_nothing_and_write_nowhere() -> None:
-    text = (ROOT / edge.FILE).read_text().replace("!reset []", "[]")
-    service = yaml.safe_load(text)["services"]["edge"]
+    service = services()["edge"]
     assert service["read_only"] is True
     assert (service["cap_drop"], service["cap_add"]) == (["ALL"], ["NET_BIND_SERVICE"])
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -197,7 +215,7 @@ def test_only_its_own_ports_and_those_that_are_published_must_be_free(
     monkeypatch.setattr(ports, "free", lambda *where: asked.append(where) or True)
     make(edge="on", bind="10.1.2.3", edge_bind="10.1.2.4").up(None)
     assert asked == [
-        *(("127.0.0.1", port, "WARREN_BIND") for port in (5672, 15672, 15692, 5556)),
+        *(("127.0.0.1", port, "WARREN_BIND") for port in (5672, 15672, 5556)),
         *(("10.1.2.4", port, "WARREN_EDGE_BIND") for port in (8080, 8443)),
     ]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import re
 import signal
 import socket
 import urllib.error
@@ -12,17 +12,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import flower.urls
 import pytest
+from tornado.web import RequestHandler, URLSpec, create_signed_value
 
 from deploy.ports import any_free
 from deploy.secrets import NAMES, Secrets
 from deploy.services import environments
 from deploy.settings import Settings
 from tests.support.eventually import eventually
+from tests.support.login import basic
 from tests.support.processes import PYTHON, Process
 
 HOST = "127.0.0.1"
-LOGIN = "Basic " + base64.b64encode(b"operator:secret").decode()
+LOGIN = basic("operator", "secret")
 
 Make = Callable[..., Process]
 
@@ -53,13 +56,20 @@ def make(tmp_path: Path, port: int) -> Iterator[Make]:
         one.kill()
 
 
-def ask(port: int, path: str, login: str = "") -> tuple[int, str]:
-    request = urllib.request.Request(f"http://{HOST}:{port}{path}", headers={"Authorization": login} if login else {})
+class Stays(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def ask(port: int, path: str, login: str = "", *, method: str = "GET", cookie: str = "") -> tuple[int, str]:
+    """Status and text of an answer; of one that leads elsewhere, where to."""
+    headers = {name: value for name, value in (("Authorization", login), ("Cookie", cookie)) if value}
+    request = urllib.request.Request(f"http://{HOST}:{port}{path}", headers=headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.build_opener(Stays).open(request, timeout=20) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+        return error.code, error.headers["Location"] or error.read().decode()
 
 
 def answers(port: int, process: Process) -> None:
@@ -82,13 +92,40 @@ def test_without_a_broker(make: Make, port: int) -> None:
         "Basic !!!",
         "Basic",
         "Bearer ",
-        "Basic " + base64.b64encode("é:é".encode()).decode(),
+        basic("é", "é"),
     ):
         assert [ask(port, path, login)[0] for path in ("/", "/api/tasks", "/metrics")] == [401, 401, 401], login
     assert sum("trying again until it works" in line for line in flower.lines) == 1
     assert "hidden" not in flower.text
     assert flower.end() == 0
     assert "Traceback" not in flower.text
+
+
+# What needs no login: how Flower is, how its pages look, how to log in, and that something is not there.
+OPEN = {"/healthcheck", "/readyz", r"/static/(.*)", "/login/?", "/logout", ".*"}
+
+
+def closed(port: int) -> set[int]:
+    """What all pages but these answer who is not logged in, whatever is asked of them."""
+    specs = [page if isinstance(page, URLSpec) else URLSpec(*page) for page in flower.urls.handlers]
+    pages = {spec.regex.pattern.removesuffix("$"): spec.handler_class for spec in specs}
+    assert pages.keys() >= OPEN - {"/readyz"}
+    found = {
+        (pattern, method): ask(port, re.sub(r"\(\.[+*]\)", "some-id", pattern), method=method)[0]
+        for pattern, handler in pages.items()
+        if pattern not in OPEN
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        if getattr(handler, method.lower()) is not getattr(RequestHandler, method.lower())
+    }
+    assert len(found) >= 28, found
+    return set(found.values())
+
+
+def test_no_page_is_open_but_these(make: Make, port: int) -> None:
+    answers(port, make())
+    assert closed(port) == {401}
+    assert [ask(port, page)[0] for page in ("/healthcheck", "/readyz", "/static/js/flower.js")] == [200, 503, 200]
+    assert [ask(port, page)[0] for page in ("/login", "/some-page", "/static/../app.py")] == [404, 404, 403]
 
 
 def test_a_port_that_is_taken(make: Make, port: int) -> None:
@@ -103,6 +140,9 @@ def test_a_wrong_setting(make: Make) -> None:
     flower = make(FLOWER_READY_SECONDS="soon")
     assert flower.popen.wait(60) == 3
     assert flower.lines[-1].startswith("error: FLOWER_READY_SECONDS=soon (in the environment) is not a number")
+    flower = make(FLOWER_AUTH="*@example.org")
+    assert flower.popen.wait(60) == 3
+    assert flower.lines[-1].endswith("; write for example FLOWER_AUTH=.*@example.org")
 
 
 PROVIDERS = {
@@ -113,28 +153,18 @@ PROVIDERS = {
 }
 
 
-class Stays(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def sent_to(port: int, path: str) -> str:
-    """Where a page leads who is not logged in."""
-    try:
-        urllib.request.build_opener(Stays).open(f"http://{HOST}:{port}{path}", timeout=20)
-    except urllib.error.HTTPError as error:
-        assert error.code == 302
-        return str(error.headers["Location"])
-    raise AssertionError(path)
+def user(address: str, secret: str) -> str:
+    """The cookie of who was logged in by a provider."""
+    return f"user={create_signed_value(secret, 'user', address).decode()}"
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_login_elsewhere(make: Make, port: int, provider: str) -> None:
     settings = Settings(
         flower_auth_provider=f"flower.views.auth.{provider}",
-        flower_auth="*@example.org",
+        flower_auth=".*@example.org",
         flower_oauth2_key="the-key",
-        flower_oauth2_secret="hidden",
+        flower_oauth2_secret="hidden-key",
         flower_oauth2_redirect_uri="https://flower.example.org/login",
         flower_github_oauth_domain="github.example.org",
         flower_gitlab_oauth_domain="gitlab.example.org",
@@ -143,19 +173,34 @@ def test_a_login_elsewhere(make: Make, port: int, provider: str) -> None:
     secrets = Secrets({name: name for name in NAMES})
     wanted = environments(settings, secrets, HOST, 9, 9)["flower"]
     assert "FLOWER_BASIC_AUTH" not in wanted
-    own = {name: value for name, value in wanted.items() if name.startswith(("FLOWER_AUTH", "FLOWER_O", "FLOWER_G"))}
-    flower = make(FLOWER_METRICS_TOKEN="let-me-in", **own)
+    variables = ("FLOWER_AUTH", "FLOWER_O", "FLOWER_G", "FLOWER_COOKIE")
+    own = {name: value for name, value in wanted.items() if name.startswith(variables)}
+    cookie_secret = own["FLOWER_COOKIE_SECRET"]
+    flower = make(FLOWER_METRICS_TOKEN="let-me-in", FLOWER_LOGGING="debug", **own)
     answers(port, flower)
     for path in ("/", "/tasks", "/api/tasks"):
-        assert sent_to(port, path).startswith("/login?next=")
-    found = sent_to(port, "/login")
+        status, found = ask(port, path)
+        assert (status, found.partition("=")[0]) == (302, "/login?next")
+        # Who was let in stays in, and nobody else: by no address of another domain, no cookie of one's own making.
+        assert ask(port, path, cookie=user("ann@example.org", cookie_secret))[0] == 200
+        assert ask(port, path, cookie=user("ann@example.com", cookie_secret))[0] == 302
+        assert ask(port, path, cookie=user("ann@example.org", "guess"))[0] == 302
+        assert ask(port, path, cookie="user=ann@example.org")[0] == 302
+    # A POST is refused for want of Flower's own token.
+    assert closed(port) <= {302, 401, 403}
+    status, found = ask(port, "/login")
+    assert status == 302
     assert found.startswith(PROVIDERS[provider])
     assert "client_id=the-key" in found
     assert "redirect_uri=https%3A%2F%2Fflower.example.org%2Flogin" in found
-    # A password is no way in, nor is a cookie of one's own making.
+    # A password is no way in.
     assert ask(port, "/metrics", LOGIN)[0] == 401
     assert ask(port, "/metrics", "Bearer let-me-in")[0] == 503
     assert ask(port, "/healthcheck")[0] == 200
+    # Flower's own banner has all settings.
+    assert "[D " in flower.text
+    assert "hidden" not in flower.text
+    assert cookie_secret not in flower.text
 
 
 # A receiver that hangs, as none of ours is known to do.
@@ -176,10 +221,14 @@ def test_a_deaf_one_ends_to_be_started_again(make: Make, port: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_its_own_options_work(make: Make, port: int, number: signal.Signals) -> None:
-    flower = make(PYTHON, "-m", "app.flower", "--url-prefix=/under/here", "--logging=debug")
+    secrets = {"FLOWER_COOKIE_SECRET": "hidden-cookie", "FLOWER_METRICS_TOKEN": "hidden-token"}
+    flower = make(PYTHON, "-m", "app.flower", "--url-prefix=/under/here", "--logging=debug", **secrets)
     eventually(lambda: ask(port, "/under/here/healthcheck")[0] == 200, 60, flower.tail)
     assert ask(port, "/healthcheck")[0] == 200
-    assert ask(port, "/under/here/tasks", LOGIN)[0] == 200
+    assert [ask(port, f"/under/here/{page}", LOGIN)[0] for page in ("", "tasks")] == [200, 200]
     assert ask(port, "/tasks", LOGIN)[0] == 404
     flower.signal(number)
     assert flower.popen.wait(60) == 0
+    assert "[D " in flower.text
+    # Nor the broker's password.
+    assert "hidden" not in flower.text

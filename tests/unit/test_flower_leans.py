@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ SIGNATURES: dict[str, tuple[Any, str]] = {
         flower.app.Flower.__init__,
         "(self, options=None, capp=None, events=None, io_loop=None, **kwargs)",
     ),
+    "print_banner": (flower.command.print_banner, "(app, ssl, port=None)"),
     "Flower.start": (flower.app.Flower.start, "(self)"),
     "Flower.stop": (flower.app.Flower.stop, "(self)"),
     "Flower.start_http_server": (flower.app.Flower.start_http_server, "(self)"),
@@ -90,6 +92,14 @@ LINES: dict[str, tuple[Any, str]] = {
         flower.command,
         "flower_app = Flower(capp=app, options=options, **settings)",
     ),
+    "the banner is a name of the command's module": (
+        flower.command,
+        "print_banner(app, 'ssl_options' in settings, port)",
+    ),
+    "the banner logs the settings of the command's module": (
+        flower.command.print_banner,
+        "logger.debug('Settings: %s', pformat(settings))",
+    ),
     "options come from variables": (flower.command, "ENV_VAR_PREFIX = 'FLOWER_'"),
     "given events are used": (flower.app.Flower.__init__, "self.events = events or Events("),
     "workers known from inspection": (flower.app.Flower, "return self.inspector.workers"),
@@ -123,6 +133,15 @@ LINES: dict[str, tuple[Any, str]] = {
 def test_lines(why: str) -> None:
     of, line = LINES[why]
     assert line in source(of), f"{why}: {VERSIONS}"
+
+
+def test_nothing_but_the_banner_logs_settings() -> None:
+    """Since there are secrets among them."""
+    folder = Path(flower.__file__).parent
+    lines = [line.strip() for file in folder.rglob("*.py") for line in file.read_text().splitlines()]
+    assert [line for line in lines if re.match(r"logger\..*\b(settings|environ)\b", line)] == [
+        "logger.debug('Settings: %s', pformat(settings))"
+    ], VERSIONS
 
 
 def test_nothing_of_flower_asks_for_tasks_in_the_order_of_their_events() -> None:

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flower.utils.authentication import authenticate, validate_auth_option
 
 from deploy.commands import stack
-from deploy.errors import WarrenError
+from deploy.errors import ExitCode, WarrenError
 from deploy.secrets import NAMES, Secrets
 from deploy.services import environments
 from deploy.settings import Settings, load
@@ -17,7 +18,7 @@ from tests.unit.conftest import NOWHERE, Menu
 
 OAUTH = {
     "FLOWER_AUTH_PROVIDER": "flower.views.auth.GoogleAuth2LoginHandler",
-    "FLOWER_AUTH": "*@example.org",
+    "FLOWER_AUTH": ".*@example.org",
     "FLOWER_OAUTH2_KEY": "the-key",
     "FLOWER_OAUTH2_SECRET": "hidden-secret",
     "FLOWER_OAUTH2_REDIRECT_URI": "https://example.org/login",
@@ -63,6 +64,14 @@ def test_a_login_elsewhere_needs_all_of_it(tmp_path: Path, missing: str) -> None
         ({"FLOWER_MAX_TASKS": "7"}, "is not a number of tasks from 100 to 1000000"),
         ({"FLOWER_READYSECONDS": "7"}, "did you mean FLOWER_READY_SECONDS"),
         ({"FLOWER_METRICS_TOKEN": "mine"}, "FLOWER_METRICS_TOKEN (in .env) is no setting of Warren"),
+        *(
+            (
+                {**OAUTH, "FLOWER_AUTH": wrong},
+                f"FLOWER_AUTH={wrong} (in .env) is not an address, several with | between",
+            )
+            for wrong in ("*@example.org", "*", ".*", ".*@*", ".*.*@example.org", "a@example.org|.*@example.org")
+        ),
+        ({**OAUTH, "FLOWER_AUTH": "*@example.org"}, "; write for example FLOWER_AUTH=.*@example.org"),
         ({"FLOWER_BASIC_AUTH": "me:mine"}, "FLOWER_BASIC_AUTH (in .env) is no setting of Warren"),
     ],
 )
@@ -70,6 +79,23 @@ def test_mistakes(tmp_path: Path, values: dict[str, str], words: str) -> None:
     with pytest.raises(WarrenError) as caught:
         env(tmp_path, values)
     assert words in str(caught.value)
+    assert (caught.value.code, str(caught.value).count("\n")) == (ExitCode.SETTINGS, 0)
+
+
+@pytest.mark.parametrize(
+    ("who", "gets_in"),
+    [
+        ("ann@example.org", {"ann@example.org"}),
+        ("ann@example.org|cy@example.com", {"ann@example.org", "cy@example.com"}),
+        (".*@example.org", {"ann@example.org", "bob@example.org"}),
+        ("a.*@example.org", {"ann@example.org"}),
+    ],
+)
+def test_who_may_log_in(tmp_path: Path, who: str, gets_in: set[str]) -> None:
+    allowed = variables(env(tmp_path, {**OAUTH, "FLOWER_AUTH": who}))["FLOWER_AUTH"]
+    assert validate_auth_option(allowed)
+    people = ("ann@example.org", "bob@example.org", "ann@example.com", "cy@example.com", "ann@example.org.example.com")
+    assert {one for one in people if authenticate(allowed, one)} == gets_in
 
 
 def test_how_to_log_in_is_said(tmp_path: Path) -> None:
@@ -87,5 +113,5 @@ def test_config_hides_the_secret(menu: Menu, home: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     ended = menu("config")
     assert ended.code == 0
-    assert "*@example.org" in ended.out
+    assert ".*@example.org" in ended.out
     assert "hidden-secret" not in ended.out + ended.err

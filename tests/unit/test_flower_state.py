@@ -205,6 +205,30 @@ def test_the_past_is_not_counted_and_the_present_is() -> None:
     assert value(metrics.worker_online, name) == 0
 
 
+def test_who_sends_is_counted_until_it_is_forgotten() -> None:
+    left, sends = (f"gen1@{new_id()}" for _ in range(2))
+    worker = f"celery@{new_id()}"
+    now = time()
+    state = made()
+    state.go_live()
+    for name, heard in ((left, now - 90), (sends, now)):
+        for one in (event("sent", heard, new_id(), name), event("received", heard, new_id(), worker)):
+            state.event({**one, "local_received": heard, "clock": 1})
+    state.event({**heartbeat(now, worker), "local_received": now, "clock": 2})
+
+    def series(name: str) -> int:
+        return sum(labels[0] == name for labels in state.metrics.events._metrics)
+
+    # For as long as workers are kept that are gone: a series that vanished in between would lose counts.
+    state.purge(now - 100)
+    assert [series(name) for name in (left, sends, worker)] == [1, 1, 1]
+    state.purge(now - 60)
+    assert [series(name) for name in (left, sends, worker)] == [0, 1, 1]
+    assert sorted(state.counter) == sorted([sends, worker])
+    state.purge(now + 1)
+    assert [series(name) for name in (left, sends, worker)] == [0, 0, 1]
+
+
 # --- saved and restored
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 
 from app import health, steps
 from deploy.paths import ROOT
+from tests.support.eventually import eventually
 
 # Well inside and well outside of the limits, so that the test's own duration doesn't matter.
 FRESH = 1
@@ -164,3 +166,28 @@ def test_ready_comes_and_goes_with_the_connection(folder: Path, monkeypatch: pyt
         assert not (folder / "ready").exists()
         end(consumer)  # nothing to take away is no error
     assert steps.RPCBackend.worker_pid == os.getpid()
+
+
+def test_a_worker_whose_broker_takes_no_messages_is_alive_but_not_ready(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "TICK", 0.001)
+    transport = SimpleNamespace()
+    consumer = SimpleNamespace(
+        connection=None, event_dispatcher=SimpleNamespace(connection=SimpleNamespace(connection=transport))
+    )
+    step = steps.Ready(consumer)
+    step.start(consumer)
+    touch(folder / "alive", LOST)
+    for _ in range(2):  # each of its connections may say so
+        transport.on_blocked("low on memory")
+    assert not (folder / "ready").exists()
+    eventually(lambda: health.alive(str(folder)), 30)
+    for _ in range(2):
+        transport.on_unblocked()
+    assert health.ready(str(folder))
+    # Nobody touches the file in the loop's place any more.
+    eventually(lambda: not any(thread.name == "blocked" for thread in threading.enumerate()), 30)
+    transport.on_blocked("low on disk")
+    step.stop(consumer)
+    eventually(lambda: not any(thread.name == "blocked" for thread in threading.enumerate()), 30)

@@ -62,6 +62,8 @@ def test_what_runs_keeps_its_ports_though_they_are_in_use(busy: int) -> None:
     addresses.remember(addresses.Ports(**{**vars(chosen), "amqp_port": busy}))
     assert addresses.choose(Settings(), running=True).amqp_port == busy
     assert addresses.endpoints(Settings()).amqp == busy
+    where = addresses.endpoints(Settings(flower_url_prefix="/flower"))
+    assert where.flower_url == f"http://127.0.0.1:{chosen.flower_port}/flower/"
 
 
 def test_what_runs_moves_when_the_settings_name_another_port() -> None:

@@ -11,7 +11,19 @@ from deploy.platforms.base import in_url
 from deploy.platforms.compose.image import sources
 from deploy.settings import Settings
 
-__all__ = ["BEHIND", "CA", "CA_INSIDE", "FILE", "address", "advise", "endpoints", "inner_bind", "own_ca", "variables"]
+__all__ = [
+    "BEHIND",
+    "CA",
+    "CA_INSIDE",
+    "CLOSED",
+    "FILE",
+    "address",
+    "advise",
+    "endpoints",
+    "inner_bind",
+    "own_ca",
+    "variables",
+]
 
 FILE = "deploy/edge/compose.yaml"
 
@@ -24,6 +36,9 @@ BEHIND = {
     "flower": {"FLOWER_URL_PREFIX": "flower", "FLOWER_XHEADERS": "true"},
     "monitor": {"MONITOR_BEHIND_PROXY": "on"},
 }
+
+# The ports of the stack that are published without it only: pages that it serves itself, and what no command asks.
+CLOSED = frozenset({"flower_port", "prometheus_port"})
 
 # Endings of names that no public CA gives certificates for.
 PRIVATE = ("localhost", "local", "internal", "lan", "home.arpa", "test", "example", "invalid")

@@ -111,7 +111,7 @@ class Compose:
             ports.require_free(self.settings, needed(*ports.FIELDS))
             return
         inner = replace(self.settings, bind=edge.inner_bind(self.settings))
-        ports.require_free(inner, needed(*(field for field in ports.FIELDS if field != "flower_port")))
+        ports.require_free(inner, needed(*(field for field in ports.FIELDS if field not in edge.CLOSED)))
         ports.require_free(self.settings, needed(*EDGE_PORTS), "edge_bind")
 
     def fetch_ca(self) -> None:
@@ -309,6 +309,7 @@ class Compose:
             prometheus=self.settings.prometheus_port,
             flower=self.settings.flower_port,
             monitor=self.settings.monitor_port,
+            flower_prefix=self.settings.flower_url_prefix,
             **edge.endpoints(self.settings),
         )
 

@@ -128,4 +128,5 @@ def endpoints(settings: Settings) -> Endpoints:
         prometheus=of["prometheus_port"],
         flower=of["flower_port"],
         monitor=of["monitor_port"],
+        flower_prefix=settings.flower_url_prefix,
     )
