@@ -369,3 +369,28 @@ def test_other_platforms_have_no_manifests_to_compare(menu: Menu, home: Path) ->
     ended = menu("diff", "--platform", "compose")
     assert ended.code == ExitCode.USAGE
     assert ended.err == "error: the stack is on compose, which has no manifests; say --platform kubernetes\n"
+
+
+def test_the_pages_addresses_lead_through_forwards_and_with_the_prefix(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, tuple[int, ...]]] = []
+
+    def open_ports(kubectl: Any, service: str, ports: tuple[int, ...], code: ExitCode) -> dict[int, int]:
+        opened.append((service, ports))
+        return {port: port + 30000 for port in ports}
+
+    monkeypatch.setattr("deploy.platforms.kubernetes.forward.opened", open_ports)
+    platform, _ = made(flower_url_prefix="/flower")
+    where = platform.endpoints()
+    assert opened == [] and not where.lasting
+    assert where.flower_url == "http://127.0.0.1:35555/flower/"
+    assert where.monitor_url == "http://127.0.0.1:35556"
+    assert (where.amqp, where.management) == (35672, 45672)
+    # Each once.
+    assert [service for service, _ in opened] == ["flower", "monitor", "rabbitmq"]
+    said = where.password("monitor-operator")
+    assert (
+        said
+        == f"""by {KUBECTL} get secret warren -o 'go-template={{{{index .data "monitor-operator" | base64decode}}}}'"""
+    )

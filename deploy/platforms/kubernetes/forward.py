@@ -32,9 +32,10 @@ PR_SET_PDEATHSIG = 1
 class Forwarded(Endpoints):
     """The stack's ports, each opened when it is first asked for, and closed when this process ends."""
 
-    def __init__(self, kubectl: Kubectl) -> None:
+    def __init__(self, kubectl: Kubectl, flower_prefix: str = "") -> None:
         # Not those of a dataclass: here they are found out.
         object.__setattr__(self, "kubectl", kubectl)
+        object.__setattr__(self, "flower_prefix", flower_prefix)
 
     kubectl: Kubectl
     host = "127.0.0.1"

@@ -220,7 +220,7 @@ class Kubernetes:
 
     @cached_property
     def forwarded(self) -> Forwarded:
-        return Forwarded(self.kubectl)
+        return Forwarded(self.kubectl, self.settings.flower_url_prefix)
 
     def endpoints(self) -> Endpoints:
         return self.forwarded
