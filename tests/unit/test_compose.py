@@ -33,6 +33,8 @@ VERSION = "docker version --format '{{.Server.Version}}'"
 UP = f"{COMPOSE} up --detach --remove-orphans --quiet-pull --scale worker={{}} --wait --wait-timeout 180"
 
 
+LABEL = "warren.definitions"
+
 # As Docker 28 shows the ports of a running container.
 PUBLISHED = {
     "rabbitmq": "4369/tcp, 127.0.0.1:5672->5672/tcp, 127.0.0.1:15672->15672/tcp, 15691/tcp, 127.0.0.1:15692->15692/tcp",
@@ -70,6 +72,19 @@ def printed(*containers: dict[str, str]) -> str:
     return "".join(json.dumps(one) + "\n" for one in containers)
 
 
+def labelled(containers: list[dict[str, str]]) -> list[dict[str, str]]:
+    """``containers``, the broker's as if the files that are there were those that it was made from."""
+    if not files.present():
+        return containers
+    label = f",{LABEL}={files.digest()}"
+    return [
+        {**one, "Labels": one["Labels"] + label}
+        if one["Names"].endswith("rabbitmq-1") and LABEL not in one["Labels"]
+        else one
+        for one in containers
+    ]
+
+
 def node(number: int) -> str:
     return "celery@" + container("worker", number)["ID"][:12]
 
@@ -103,7 +118,7 @@ def make(home: Path, secrets: Secrets, monkeypatch: pytest.MonkeyPatch) -> Any:
         **settings: Any,
     ) -> Driver:
         lists = [one for one in containers if isinstance(one, list)]
-        ps: Any = [printed(*one) for one in lists] if lists else printed(*containers)  # type: ignore[arg-type]
+        ps: Any = [printed(*labelled(one)) for one in lists] if lists else printed(*labelled(list(containers)))  # type: ignore[arg-type]
         given = {VERSION: "28.2.2\n", PS: ps, "docker images": "0a1b2c\n" if built else "", **(answers or {})}
         return Driver(FakeRunner(given, dry=dry), secrets, **settings)
 
@@ -381,6 +396,27 @@ def test_where_every_service_is_ready_the_error_is_the_commands_own(make: Any) -
 DOWN = [f"{COMPOSE} stop worker", f"{COMPOSE} down --remove-orphans"]
 
 
+def test_workers_end_their_tasks_too_where_the_files_are_ahead_of_the_broker(make: Any) -> None:
+    """After a `restart` of others, and after an `up` that was interrupted."""
+    make(*STACK).up(None)
+    there = labelled(STACK)
+    driver = make(*there, delivery_limit=7)
+    driver.restart(["monitor"])
+    assert len(driver.ran) == 1
+    driver.up(None)
+    assert driver.ran[1:] == [f"{COMPOSE} stop worker", UP.format(1)]
+
+
+@pytest.mark.parametrize(
+    "setting", [{"amqp_port": 5673}, {"rabbitmq_memory_mb": 2000}, {"rabbitmq_image": "rabbitmq:5"}]
+)
+def test_every_setting_of_the_brokers_container_is_in_its_label(make: Any, setting: dict[str, Any]) -> None:
+    make(*STACK).write()
+    driver = make(*STACK, **setting)
+    driver.up(None)
+    assert driver.ran == [f"{COMPOSE} stop worker", UP.format(1)]
+
+
 def test_ctrl_c_on_a_fresh_up_takes_down_what_was_started(make: Any) -> None:
     driver = make(answers={UP.format(1): KeyboardInterrupt()})
     with pytest.raises(KeyboardInterrupt):
@@ -547,6 +583,13 @@ def test_restart_makes_the_containers_anew_in_the_order_of_a_start(
     driver = make(*STACK, container("worker", 2))
     driver.restart(services)
     assert driver.ran == [f"{RECREATE.format(scale)} {end}"]
+
+
+def test_a_restart_stops_workers_first_where_the_broker_changes_too(make: Any) -> None:
+    make(*STACK).write()
+    driver = make(*STACK, delivery_limit=7)
+    driver.restart(["rabbitmq", "worker"])
+    assert driver.ran == [f"{COMPOSE} stop worker", f"{RECREATE.format(' --scale worker=1')} rabbitmq worker"]
 
 
 @pytest.mark.parametrize("call", [lambda one: one.restart(["worker"]), lambda one: one.scale(2, set())])
@@ -806,10 +849,12 @@ def test_the_broker_is_made_anew_when_and_only_when_what_it_reads_changes(make: 
     make().write()
     first = digest_of(home)
     assert len(first) == 12
-    for same in ({}, {"workers": 7}, {"log_level": "debug"}, {"amqp_port": 5673}):
+    for same in ({}, {"workers": 7}, {"log_level": "debug"}, {"flower_port": 5673}):
         make(**same).write()
         assert digest_of(home) == first, same
-    for other in ({"queues": ("mail",)}, {"task_time_limit": 20}, {"rabbitmq_memory_mb": 512}, {"delivery_limit": 3}):
+    read = ({"queues": ("mail",)}, {"task_time_limit": 20}, {"delivery_limit": 3})
+    of_its_container = ({"rabbitmq_memory_mb": 512}, {"amqp_port": 5673}, {"bind": "0.0.0.0"})
+    for other in (*read, *of_its_container):
         make(**other).write()
         assert digest_of(home) != first, other
 

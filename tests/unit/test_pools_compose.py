@@ -10,7 +10,7 @@ import pytest
 from app.pools import Pool
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.compose import files
-from tests.unit.test_compose import COMPOSE, STACK, container, make, workers
+from tests.unit.test_compose import COMPOSE, STACK, container, labelled, make, workers
 
 __all__ = ["make"]  # a fixture
 
@@ -34,6 +34,7 @@ def pooled(make: Any) -> Any:
         made = make(*containers, pools=(HEAVY,), **options)
         if not made.runner.dry:
             made.write()
+            files.came_up(["worker-heavy"])
         return made
 
     return driver
@@ -58,6 +59,78 @@ def test_a_pool_that_is_new_in_a_stack_is_started(make: Any) -> None:
     driver.up(None)
     # Its queues make another broker.
     assert driver.ran == [f"{POOLS} stop worker worker-heavy", UP.format(1, 2)]
+
+
+def end(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def cannot_load(*_: Any) -> None:
+    raise WarrenError("no", ExitCode.SETTINGS)
+
+
+def restarted(one: Any) -> None:
+    one.restart(["monitor"])
+
+
+def interrupted(one: Any) -> None:
+    one.stop_workers = end
+    with pytest.raises(KeyboardInterrupt):
+        one.up(None)
+
+
+def refused(one: Any) -> None:
+    one.image.build = lambda: True
+    one.try_tasks = cannot_load
+    with pytest.raises(WarrenError):
+        one.up(None)
+    assert files.pools() == []
+
+
+@pytest.mark.parametrize("act", [restarted, interrupted, refused])
+def test_it_still_is_new_after_a_command_that_did_not_start_it(make: Any, act: Any) -> None:
+    make(*STACK).write()
+    there = labelled(STACK)
+    act(make(*there, pools=(HEAVY,)))
+    with pytest.raises(WarrenError, match="not up yet"):
+        make(*there, pools=(HEAVY,)).scale(1, set(), "heavy")
+    driver = make(*there, pools=(HEAVY,))
+    driver.up(None)
+    assert driver.ran == [f"{POOLS} stop worker worker-heavy", UP.format(1, 2)]
+    # From now on none is what somebody wants.
+    driver = make(*STACK, pools=(HEAVY,))
+    driver.up(None)
+    assert driver.ran == [UP.format(1, 0)]
+
+
+def test_a_stack_that_was_down_has_no_pool_yet(pooled: Any) -> None:
+    driver = pooled([], [container("rabbitmq")], answers={UP.format(1, 2): WarrenError("no", ExitCode.FAILED)})
+    with pytest.raises(WarrenError):
+        driver.up(None)
+    driver.up(None)
+    assert driver.ran == [UP.format(1, 2), UP.format(0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("services", "stopped"), [(["worker-heavy"], []), (["rabbitmq", "worker-heavy"], ["worker-heavy"])]
+)
+def test_a_restart_stops_nobody_whom_it_does_not_start(
+    pooled: Any, make: Any, services: list[str], stopped: list[str]
+) -> None:
+    pooled(*STACK)
+    driver = make(*STACK, *heavy(1), pools=(HEAVY,), delivery_limit=5)
+    driver.restart(services)
+    assert driver.ran[:-1] == [f"{POOLS} stop {one}" for one in stopped]
+
+
+def test_a_restart_of_broker_and_pool_brings_a_new_one(make: Any) -> None:
+    make(*STACK).write()
+    driver = make(*STACK, pools=(HEAVY,))
+    driver.restart(["rabbitmq", "worker-heavy"])
+    assert driver.ran == [
+        f"{POOLS} up --detach --no-deps --force-recreate --scale worker-heavy=2 {WAIT} rabbitmq worker-heavy"
+    ]
+    assert files.up() == ["worker-heavy"]
 
 
 def test_workers_of_a_pool_that_is_none_any_more_end_their_tasks_before_the_broker_goes(pooled: Any, make: Any) -> None:

@@ -16,7 +16,7 @@ from deploy.run import Runner
 from deploy.services import is_worker
 from deploy.settings import Settings
 
-__all__ = ["instance", "last_line", "listed", "number", "published"]
+__all__ = ["broker_label", "instance", "last_line", "listed", "number", "published"]
 
 # What Compose takes for the project's folder: that of the file.
 HOME = ROOT / "deploy"
@@ -52,6 +52,12 @@ def listed(settings: Settings, runner: Runner) -> list[dict[str, Any]]:
 def published(containers: list[dict[str, Any]]) -> set[int]:
     """The ports of this host that ``containers`` hold."""
     return {int(port) for one in containers for port in re.findall(r":(\d+)->", one.get("Ports", ""))}
+
+
+def broker_label(containers: list[dict[str, Any]]) -> str:
+    """What the broker among ``containers`` was made from; empty where there is none."""
+    found = (labels(one) for one in containers)
+    return next((one["warren.definitions"] for one in found if "warren.definitions" in one), "")
 
 
 def last_line(container: str) -> str:

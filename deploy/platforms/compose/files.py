@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from app.pools import Pool
@@ -18,23 +19,24 @@ from deploy.secrets import Secrets
 from deploy.services import environments, of_pool
 from deploy.settings import Settings
 
-__all__ = ["POOLS", "deployed", "edged", "lines", "pools", "present", "texts", "write"]
+__all__ = ["POOLS", "came_up", "digest", "edged", "lines", "pools", "present", "restore", "texts", "up", "write"]
 
-# The variables of compose.yaml that the broker's container is made from.
-BROKER = (
-    "WARREN_RABBITMQ_.*",
-    "WARREN_DEFINITIONS_DIGEST",
-    "WARREN_BIND",
-    "WARREN_(?:AMQP|MANAGEMENT|PROMETHEUS)_PORT",
-)
+# The variable of compose.yaml that is the broker's label.
+DIGEST = "WARREN_DEFINITIONS_DIGEST"
 
+BROKER_PORTS = ("amqp_port", "management_port", "prometheus_port")
 
 # A second file for Compose, which is there where pools are beside the default one.
 POOLS = "pools.yaml"
+# The services of pools that an `up` has brought to its end, a line each. The other file names more while one is under way.
+UP = "pools.up"
 
 
-def write(settings: Settings, secrets: Secrets, image: str) -> None:
-    """Writes what compose.yaml refers to: the definitions, each service's environment, the variables."""
+def write(settings: Settings, secrets: Secrets, image: str, pools: Iterable[Pool]) -> None:
+    """Writes what compose.yaml refers to, and the file of ``pools``.
+
+    That is the definitions, each service's environment, and the variables.
+    """
     content = json.dumps(definitions(settings, secrets), indent=1)
     conf = broker_settings(settings)
     write_private(STATE / "rabbitmq" / "definitions.json", content)
@@ -45,15 +47,21 @@ def write(settings: Settings, secrets: Secrets, image: str) -> None:
         behind = edge.BEHIND.get(service, {}) if settings.edge == "on" else {}
         write_private(STATE / "env" / f"{service}.env", lines({**values, **behind}))
     broker_files = "".join(file.read_text() for file in sources(ROOT / "deploy" / "rabbitmq"))
+    # All that the broker's container is made from: its label tells whether `up` will replace it.
+    broker = {
+        "WARREN_RABBITMQ_IMAGE": settings.rabbitmq_image,
+        "WARREN_RABBITMQ_MEMORY_MB": str(settings.rabbitmq_memory_mb),
+        "WARREN_BIND": in_url(edge.inner_bind(settings)),
+        **{f"WARREN_{field.upper()}": str(getattr(settings, field)) for field in BROKER_PORTS},
+    }
+    made_from = content + conf + broker_files + lines(broker)
     write_private(
         STATE / "compose.env",
         lines(
             {
                 "WARREN_APP_IMAGE": image,
-                "WARREN_RABBITMQ_IMAGE": settings.rabbitmq_image,
-                "WARREN_RABBITMQ_MEMORY_MB": str(settings.rabbitmq_memory_mb),
-                "WARREN_DEFINITIONS_DIGEST": hashlib.sha256((content + conf + broker_files).encode()).hexdigest()[:12],
-                "WARREN_BIND": in_url(edge.inner_bind(settings)),
+                **broker,
+                DIGEST: hashlib.sha256(made_from.encode()).hexdigest()[:12],
                 **{f"WARREN_{field.upper()}": str(getattr(settings, field)) for field in ports.FIELDS},
                 "WARREN_WORKERS": str(settings.workers),
                 "WARREN_STOP_GRACE": str(settings.default_pool.stop_grace),
@@ -62,14 +70,13 @@ def write(settings: Settings, secrets: Secrets, image: str) -> None:
             }
         ),
     )
-    write_pools(settings)
+    write_pools(tuple(pools))
 
 
-def write_pools(settings: Settings) -> None:
-    if settings.pools:
+def write_pools(pools: tuple[Pool, ...]) -> None:
+    if pools:
         write_private(
-            STATE / POOLS,
-            "".join(["# Made by `invoke up` of WARREN_POOLS.\nservices:\n", *map(service, settings.pools)]),
+            STATE / POOLS, "".join(["# Made by `invoke up` of WARREN_POOLS.\nservices:\n", *map(service, pools)])
         )
     else:
         (STATE / POOLS).unlink(missing_ok=True)
@@ -92,6 +99,16 @@ def pools() -> list[str]:
     return re.findall(r"^  (worker-\w+):$", file.read_text(), re.MULTILINE) if file.exists() else []
 
 
+def up() -> list[str]:
+    """The services of pools that came up: how many workers they have is what somebody wants."""
+    file = STATE / UP
+    return file.read_text().split() if file.exists() else []
+
+
+def came_up(services: Iterable[str]) -> None:
+    write_private(STATE / UP, "".join(f"{service}\n" for service in services))
+
+
 def edged() -> bool:
     """Whether the files that were written last are those of a stack with an edge."""
     file = STATE / "compose.env"
@@ -109,10 +126,19 @@ def texts() -> dict[Path, str]:
     return {file: file.read_text() for file in files if file.exists()}
 
 
-def deployed() -> list[str]:
-    """What compose.env says of the broker now; another answer after `write` makes another container of it."""
-    file = STATE / "compose.env"
-    return re.findall(rf"^(?:{'|'.join(BROKER)})=.*$", file.read_text(), re.MULTILINE) if file.exists() else []
+def restore(was: dict[Path, str]) -> None:
+    """Makes of those files what they were when :func:`texts` told of them."""
+    for file in texts():
+        if file not in was:
+            file.unlink()
+    for file, text in was.items():
+        write_private(file, text)
+
+
+def digest() -> str:
+    """What the label of a broker that is made now would say."""
+    found = re.search(rf"^{DIGEST}='(.*)'$", (STATE / "compose.env").read_text(), re.MULTILINE)
+    return found[1] if found else ""
 
 
 def lines(values: dict[str, str]) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
-from app.pools import DEFAULT
+from app.pools import DEFAULT, Pool
 from deploy import ports
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note
-from deploy.paths import write_private
 from deploy.platforms.base import Endpoints, Instance
 from deploy.platforms.compose import containers, edge, engine, files
 from deploy.platforms.compose.image import Image
@@ -62,9 +62,10 @@ class Compose:
     def check(self) -> None:
         engine.check(self.runner)
 
-    def write(self) -> None:
+    def write(self, pools: Iterable[Pool] | None = None) -> None:
         if not self.runner.dry:
-            files.write(self.settings, self.secrets, self.image.name())
+            chosen = self.settings.pools if pools is None else pools
+            files.write(self.settings, self.secrets, self.image.name(), chosen)
 
     def build(self) -> None:
         self.image.build()
@@ -80,10 +81,13 @@ class Compose:
         held = containers.published(listed)
         self.require_ports(held)
         edge.advise(self.settings)
+        if not before:
+            # Of an earlier stack.
+            self.came_up(())
         counts = self.counts(before)
         if workers is not None:
             counts["worker"] = workers
-        self.change(before)
+        self.change(listed)
         try:
             self.runner.run(
                 [
@@ -98,8 +102,12 @@ class Compose:
             if not before:
                 self.stop(volumes=False)
             raise
-
+        self.came_up(pool_services(self.settings))
         self.fetch_ca()
+
+    def came_up(self, pools: Iterable[str]) -> None:
+        if not self.runner.dry:
+            files.came_up(pools)
 
     def require_ports(self, held: set[int]) -> None:
         """Raises WarrenError where a port is taken, by others than the stack, which holds those of ``held``."""
@@ -122,22 +130,33 @@ class Compose:
     def counts(self, before: Sequence[Instance]) -> dict[str, int]:
         """How many workers each pool is to have, for a stack of which ``before`` is there."""
         # None of a stack that is there is what somebody scaled it to, but not of a pool that is new in it.
-        known = ("worker", *files.pools()) if before else ()
+        known = ("worker", *files.up()) if before else ()
         return {
             service: sum(one.service == service for one in before) if service in known else pool.workers
             for service, pool in worker_services(self.settings).items()
         }
 
-    def change(self, before: Sequence[Instance], workers: bool = True) -> None:
-        """Brings image and files up to date, without harm to workers of ``before`` or to their tasks.
+    def change(self, listed: list[dict[str, Any]], services: Collection[str] | None = None) -> None:
+        """Brings image and files up to date, without harm to workers among ``listed`` or to their tasks.
 
-        With ``workers`` they are to be replaced.
+        Args:
+            services: those that are made anew, where it is not all of them.
         """
-        running = workers and any(is_worker(one.service) and one.state in {"running", "starting"} for one in before)
-        broker = files.deployed()
+        before = [containers.instance(one) for one in listed]
+        running = any(
+            is_worker(one.service) and one.state in {"running", "starting"}
+            for one in before
+            if services is None or one.service in services
+        )
         built = self.image.build()
         was = files.texts()
-        self.write()
+        # Compose starts what its files name: a pool that is new comes with its queues, or not at all.
+        there = files.pools()
+        self.write(
+            pool
+            for pool in self.settings.pools
+            if services is None or of_pool(pool) in there or of_pool(pool) in services
+        )
         if not running or self.runner.dry:
             return
         if built:
@@ -145,13 +164,13 @@ class Compose:
                 self.try_tasks()
             except BaseException:
                 # Workers that are added later must be like those that run.
-                for file, text in was.items():
-                    write_private(file, text)
+                files.restore(was)
                 raise
-        if broker and broker != files.deployed():
+        renewed = services is None or "rabbitmq" in services
+        if renewed and containers.broker_label(listed) not in {"", files.digest()}:
             # Compose will replace the broker first; who still runs a task then would lose it, and it would run again.
             note("the broker changes: workers end their tasks first")
-            self.stop_workers(before)
+            self.stop_workers(before, services)
 
     def try_tasks(self) -> None:
         """Loads the tasks once in the new image, before it takes the place of workers that work.
@@ -217,9 +236,13 @@ class Compose:
         # trust, or certificates that a public CA gives only so often: secrets, not data.
         self.runner.run([*self.base(), "down", "--remove-orphans", *(["--volumes"] if volumes else [])])
 
-    def stop_workers(self, found: Sequence[Instance]) -> None:
-        """Stops the workers of all pools, also those of ``found`` whose pool is none any more."""
+    def stop_workers(self, found: Sequence[Instance], services: Collection[str] | None = None) -> None:
+        """Stops the workers of ``services``; without, those of all pools, also of ``found`` whose pool is none any more."""
         known = ["worker", *files.pools()]
+        if services is not None:
+            # Who is not named would not be started again.
+            self.runner.run([*self.base(), "stop", *(one for one in known if one in services)])
+            return
         self.runner.run([*self.base(), "stop", *known])
         if others := [one.name for one in found if is_worker(one.service) and one.service not in known]:
             self.runner.run(["docker", "stop", *others], quiet=True)
@@ -229,17 +252,18 @@ class Compose:
             self.renew(services)
 
     def renew(self, services: Sequence[str]) -> None:
-        before = self.status()
-        if not before:
+        listed = containers.listed(self.settings, self.runner)
+        if not listed:
             raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
-        new = [one for one in services if is_worker(one) and one not in ("worker", *files.pools())]
+        up = files.up()
+        new = [one for one in services if is_worker(one) and one not in ("worker", *up)]
         if new and "rabbitmq" not in services:
             raise not_up_yet(new[0])
         if (self.settings.edge == "on") is not self.has_edge():
             # Flower alone would be restarted for an edge that is not there, or is no more.
             raise WarrenError(f"the edge is to be {self.settings.edge} by now; `invoke up` first", ExitCode.FAILED)
-        counts = self.counts(before)
-        self.change(before, any(is_worker(service) for service in services))
+        counts = self.counts([containers.instance(one) for one in listed])
+        self.change(listed, services)
         wanted = [service for service in all_services(self.settings) if service in services]
         try:
             self.runner.run(
@@ -252,6 +276,7 @@ class Compose:
             )
         except WarrenError as error:
             self.await_recovery(error)
+        self.came_up(one for one in pool_services(self.settings) if one in up or one in new)
 
     def status(self) -> list[Instance]:
         found = [containers.instance(one) for one in containers.listed(self.settings, self.runner)]
@@ -273,7 +298,7 @@ class Compose:
         found = self.status()
         if not any(one.service == "rabbitmq" for one in found):
             raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
-        if service not in {"worker", *files.pools()}:
+        if service not in {"worker", *files.up()}:
             raise not_up_yet(service)
         running = [one for one in found if one.service == service and one.state == "running"]
         spare = len(running) - workers
@@ -312,6 +337,11 @@ class Compose:
             flower_prefix=self.settings.flower_url_prefix,
             **edge.endpoints(self.settings),
         )
+
+
+def pool_services(settings: Settings) -> list[str]:
+    """The services of the pools beside the default one."""
+    return [of_pool(pool) for pool in settings.pools]
 
 
 def scales(counts: Mapping[str, int]) -> list[str]:
