@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,3 +90,103 @@ def test_a_worker_of_a_pool_is_ready_by_its_own_health(
     monkeypatch.setattr(module.health, "ready", lambda folder: asked.append(folder) or True)
     assert ready(supervisor.Process("worker-heavy-2", "RUNNING", 7, 9), "127.0.0.1", PORTS)
     assert asked[0].endswith("/health/worker-heavy-2")
+
+
+# --- a restart
+
+
+class Silent:
+    """The progress of a command that nobody watches."""
+
+    seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+class Running:
+    """A supervisor that runs the stack, as far as a restart needs it."""
+
+    def __init__(self, *names: str, changed: Sequence[str] = ()) -> None:
+        self.names = list(names)
+        self.new: list[str] = []
+        self.changed = list(changed)
+        self.stopped: list[str] = []
+        self.written: list[str] = []
+
+    def runs(self) -> bool:
+        return True
+
+    def processes(self) -> dict[str, supervisor.Process]:
+        states = {name: "STOPPED" if name in self.stopped else "RUNNING" for name in self.names}
+        return {name: supervisor.Process(name, states[name], 7, 9) for name in self.names}
+
+    def write(self, planned: Sequence[Program], changing: Sequence[Program], services: Sequence[str]) -> None:
+        self.new = [one.name for one in planned if one.name not in self.names]
+        self.written = list(services)
+
+    def differences(self) -> tuple[list[str], list[str], list[str]]:
+        return self.new, self.changed, []
+
+    def add(self, name: str) -> None:
+        if name not in self.names:
+            self.names.append(name)
+            self.stopped.append(name)
+
+    def remove(self, name: str) -> None:
+        pass
+
+    def stop_program(self, name: str) -> None:
+        self.stopped.append(name)
+
+    def start_program(self, name: str) -> None:
+        self.stopped.remove(name)
+
+
+@pytest.fixture
+def restarted(secrets: Secrets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a restart of services makes of a running stack."""
+
+    def restart(running: Running, *services: str) -> Running:
+        local = platform.Local(SETTINGS, secrets, Runner())
+        conf = tmp_path / "supervisord.conf"
+        conf.write_text(
+            supervisor.configuration(
+                [one for one in made(secrets, worker=[1], worker_heavy=[1]).values() if one.name in running.names],
+                tmp_path,
+                sorted({service_of(name) for name in running.names if name.startswith("worker")}),
+            )
+        )
+        monkeypatch.setattr(platform, "CONF", conf)
+        monkeypatch.setattr(platform, "ready", lambda *_: True)
+        monkeypatch.setattr(platform.broker, "write", lambda *_: None)
+        monkeypatch.setattr(platform.addresses, "remember", lambda *_: None)
+        monkeypatch.setattr(platform, "private_folder", lambda path: path)
+        monkeypatch.setattr(local, "supervisor", running)
+        monkeypatch.setattr(local, "ports", lambda: PORTS)
+        monkeypatch.setattr(local, "scripts", lambda: Path("/scripts"))
+        monkeypatch.setattr(local, "changing", lambda: nullcontext(Silent()))
+        local.restart(services)
+        return running
+
+    return restart
+
+
+BASE = ("epmd", "rabbitmq", "worker-1", "monitor", "flower")
+
+
+def test_a_restart_of_the_broker_brings_no_new_pool(restarted: Any) -> None:
+    after = restarted(Running(*BASE, changed=["rabbitmq"]), "rabbitmq")
+    assert (after.names, after.written, after.stopped) == ([*BASE], ["worker"], [])
+
+
+def test_a_restart_of_the_broker_and_a_new_pool_does(restarted: Any) -> None:
+    after = restarted(Running(*BASE, changed=["rabbitmq"]), "rabbitmq", "worker-heavy")
+    assert after.names == [*BASE, "worker-heavy-1", "worker-heavy-2"]
+    assert after.written == ["worker", "worker-heavy"]
+    assert after.stopped == []
+
+
+def test_a_restart_leaves_nobody_stopped(restarted: Any) -> None:
+    running = Running(*BASE, "worker-heavy-1", changed=["rabbitmq"])
+    assert restarted(running, "rabbitmq", "worker-heavy").stopped == []

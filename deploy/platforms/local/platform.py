@@ -151,7 +151,7 @@ class Local:
             self.require_running()
             slots = self.slots()
             if "rabbitmq" in services:
-                slots = self.wanted(slots)
+                slots |= {service: wanted for service, wanted in self.wanted(slots).items() if service in services}
             elif new := [one for one in services if is_worker(one) and one not in slots]:
                 raise not_up_yet(new[0])
             plan = self.plan(slots, self.ports(), self.scripts())
@@ -160,7 +160,9 @@ class Local:
             if "rabbitmq" in services and not self.runner.dry:
                 # They find their broker again by themselves.
                 limit = time.monotonic() + self.settings.up_timeout
-                self.await_ready([one.name for one in plan.programs], {}, plan.ports, limit, progress)
+                there = self.supervisor.processes()
+                names = [one.name for one in plan.programs if one.name in there]
+                self.await_ready(names, {}, plan.ports, limit, progress)
 
     def status(self) -> list[Instance]:
         processes = self.supervisor.processes()
@@ -304,9 +306,10 @@ class Local:
         """Makes supervisor know the programs of the configuration; what changed is stopped for it."""
         differences = self.supervisor.differences()
         added, changed, removed = ([name for name in names if service_of(name) in services] for names in differences)
-        last = "rabbitmq" in changed and any(is_worker(service) for service in services)
-        # A worker whose broker goes away loses the task that it runs, which then runs again.
-        workers = [name for name in self.supervisor.processes() if last and is_worker(service_of(name))]
+        # A worker whose broker goes away loses the task that it runs, which then runs again. But whoever is not among
+        # the services would not be started again.
+        mine = [name for name in self.supervisor.processes() if service_of(name) in services]
+        workers = [name for name in mine if "rabbitmq" in changed and is_worker(service_of(name))]
         self.stop(dict.fromkeys([*changed, *removed, *force, *workers]), progress)
         for name in (*changed, *removed):
             self.supervisor.remove(name)
