@@ -104,10 +104,26 @@ def monitor(broker: Broker, tmp_path: Path, processes: list[Process]) -> Monitor
     return made
 
 
+class MakeFlower(Protocol):
+    """Starts a Flower with these variables, its state in ``folder`` or that of the test; it need not be ready yet."""
+
+    def __call__(self, folder: Path | None = None, **values: str) -> Flower: ...
+
+
 @pytest.fixture
-def flower(broker: Broker, tmp_path: Path, processes: list[Process]) -> Flower:
-    made = Flower(broker, tmp_path)
-    processes.append(made)
+def make_flower(broker: Broker, tmp_path: Path, processes: list[Process]) -> MakeFlower:
+    def make(folder: Path | None = None, **values: str) -> Flower:
+        state = {"FLOWER_DB": str(folder / "flower")} if folder else {}
+        made = Flower(broker, tmp_path, {**values, **state})
+        processes.append(made)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def flower(make_flower: MakeFlower) -> Flower:
+    made = make_flower()
     made.wait()
     return made
 

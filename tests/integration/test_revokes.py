@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import base64
 import time
 import urllib.request
 import uuid
@@ -27,6 +26,7 @@ from deploy.definitions import VHOST
 from tests.integration.conftest import MakeWorker
 from tests.support.brokers import Broker
 from tests.support.eventually import eventually
+from tests.support.login import basic
 from tests.support.services import Flower, Monitor, Worker
 
 pytestmark = pytest.mark.usefixtures("producer")
@@ -283,8 +283,7 @@ def test_a_revoke_leaves_no_word_and_no_queue_on_workers(
 def test_flowers_button_with_the_worker_down(broker: Broker, make_worker: MakeWorker, flower: Flower) -> None:
     def post(id_: str, query: str = "") -> int:
         request = urllib.request.Request(f"{flower.url}/api/task/revoke/{id_}{query}", data=b"", method="POST")
-        login = base64.b64encode(":".join(flower.login).encode()).decode()
-        request.add_header("Authorization", f"Basic {login}")
+        request.add_header("Authorization", basic(*flower.login))
         with urllib.request.urlopen(request, timeout=20) as answer:
             return int(answer.status)
 

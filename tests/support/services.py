@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import signal
 import urllib.error
@@ -21,6 +20,7 @@ from deploy.ports import any_free
 from deploy.services import FLOWER_LOGIN
 from tests.support.brokers import HOST, Broker
 from tests.support.eventually import eventually
+from tests.support.login import basic
 from tests.support.processes import PYTHON, Process
 
 __all__ = ["Flower", "Monitor", "Worker"]
@@ -174,7 +174,7 @@ class Flower(Process):
         """What Flower's API answers, decoded."""
         request = urllib.request.Request(f"{self.url}{path}")
         if login:
-            request.add_header("Authorization", "Basic " + base64.b64encode(":".join(self.login).encode()).decode())
+            request.add_header("Authorization", basic(*self.login))
         with urllib.request.urlopen(request, timeout=30) as answer:
             text = answer.read()
         return json.loads(text) if text.startswith((b"{", b"[")) else text.decode()
