@@ -106,20 +106,21 @@ def told(name: str, answers: dict[str, Any], asked: Workers, done: str, values: 
 
 def show(s: Session, fields: list[str], as_json: bool) -> None:
     """The limits in force: those that are not the settings'."""
-    pools = s.settings.every_pool
-    usual = {
-        "soft_time_limit": {str(pool.soft_time_limit) for pool in pools},
-        "time_limit": {str(pool.time_limit) for pool in pools},
-    }
+    pools = {pool.name: pool for pool in s.settings.every_pool}
     with connected(s, "ops"):
         asked = Workers(s)
         answers = asked.ask("registered", taskinfoitems=fields)
+        # The usual limit of one pool may have been told to a worker of another.
+        stats = asked.ask("stats") if "time_limit" in fields else {}
     found: dict[tuple[str, ...], list[str]] = {}
     for node, entries in answers.items():
+        # Of a worker whose pool is not known here, all limits are shown.
+        pool = pools.get(str((stats.get(node) or {}).get("worker_pool", DEFAULT)))
+        usual = {field: str(getattr(pool, field, "")) for field in fields}
         for entry in entries:
             name, _, options = entry.partition(" ")
             of = dict(option.partition("=")[::2] for option in options.strip("[]").split())
-            values = tuple("" if of.get(field) in usual.get(field, ()) else of.get(field, "") for field in fields)
+            values = tuple("" if of.get(field) == usual[field] else of.get(field, "") for field in fields)
             if any(values):
                 found.setdefault((name, *values), []).append(node)
     rows = sorted(found.items())

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from app.pools import Pool
 from deploy import management
 from deploy.commands import limits, workers
 from deploy.errors import ExitCode
 from deploy.secrets import Secrets
 from deploy.session import Session
+from deploy.settings import Settings
 from tests.support.monitor_api import FakeMonitor
 from tests.unit.conftest import make_session
 from tests.unit.test_single_tasks import refused
@@ -337,7 +339,8 @@ def test_limits_in_force(world: World, session: Session, capsys: pytest.CaptureF
         "registered": {
             "celery@a": [f"app.add [{usual}]", "app.sleep [soft_time_limit=5 time_limit=300]"],
             "celery@b": [f"app.add [{usual}]", f"app.sleep [{usual}]"],
-        }
+        },
+        "stats": {"celery@a": {"worker_pool": "default"}, "celery@b": {}},
     }
     limits.time_limit(session, [], "", "", False, False)
     assert lines(capsys) == [["app.sleep", "5", "celery@a"]]
@@ -346,6 +349,17 @@ def test_limits_in_force(world: World, session: Session, capsys: pytest.CaptureF
         "limits": [{"name": "app.sleep", "soft_time_limit": "5", "time_limit": None, "workers": ["celery@a"]}],
         "silent": [],
     }
+    # What is usual in one pool is not in another.
+    heavy = Pool(name="heavy", queues=("video",), time_limit=3600)
+    session.__dict__["settings"] = Settings(pools=(heavy,))
+    own, long = f"app.sleep [{usual}]", "app.sleep [soft_time_limit=3570 time_limit=3600]"
+    stats = {"celery@a": {"worker_pool": "default"}, "celery@b": {"worker_pool": "heavy"}}
+    world.answers = {"registered": {"celery@a": [own], "celery@b": [long]}, "stats": stats}
+    limits.time_limit(session, [], "", "", False, False)
+    assert capsys.readouterr().err == "no task has a time limit of its own\n"
+    world.answers = {"registered": {"celery@a": [long], "celery@b": [own]}, "stats": stats}
+    limits.time_limit(session, [], "", "", False, False)
+    assert lines(capsys) == [["app.sleep", "270", "300", "celery@b"], ["app.sleep", "3570", "3600", "celery@a"]]
     world.answers = {"registered": KNOWN}
     limits.rate_limit(session, [], False)
     assert capsys.readouterr().err == "no task has a rate limit\n"
