@@ -83,16 +83,22 @@ def named(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in text.split(",") if re.fullmatch(NAME, part.strip())))
 
 
-def strangers(names: Iterable[str], known: Iterable[str], origin: str) -> dict[str, str]:
-    """A line for each of ``names`` that would be right, if WARREN_POOLS (which names ``known``) named its pool."""
-    lines = {}
-    for name in sorted(names):
-        found = re.fullmatch(rf"{PREFIX}([A-Z][A-Z0-9]{{0,20}})_({'|'.join(ENDINGS.values())})", name)
-        if found and (pool := found[1].lower()) not in {*known, DEFAULT}:
-            lines[name] = (
-                f"{name} (in {origin}) is of no pool that {POOLS} names; write {POOLS}={','.join([*known, pool])}"
-            )
-    return lines
+def strangers(origins: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
+    """A line for each variable that would be right, if WARREN_POOLS (which names ``known``) named its pool.
+
+    Args:
+        origins: the variables, each with where it stands.
+    """
+    known = tuple(known)
+    found = {}
+    for name in sorted(origins):
+        parts = re.fullmatch(rf"{PREFIX}([A-Z][A-Z0-9]{{0,20}})_({'|'.join(ENDINGS.values())})", name)
+        if parts and (pool := parts[1].lower()) not in {*known, DEFAULT}:
+            found[name] = pool
+    every = ",".join(dict.fromkeys([*known, *found.values()]))
+    return {
+        name: f"{name} (in {origins[name]}) is of no pool that {POOLS} names; write {POOLS}={every}" for name in found
+    }
 
 
 def read(

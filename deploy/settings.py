@@ -103,6 +103,11 @@ class Settings(AppSettings, frozen=True, kw_only=True):
         return replace(super().default_pool, workers=self.workers)
 
     @property
+    def queue_variables(self) -> list[str]:
+        """The variables that name queues."""
+        return ["WARREN_QUEUES", *(pools.variable(pool.name, "queues") for pool in self.pools)]
+
+    @property
     def foreign_app(self) -> bool:
         """Whether the tasks come from a Celery project of the user's own."""
         return self.celery_app != "app"
@@ -154,9 +159,11 @@ def load(file: Path = ROOT / ".env", environment: Mapping[str, str] | None = Non
     declared = pools.named({**written, **environment}.get(pools.POOLS, ""))
     names = known() | pools.variables_of(declared, OF_A_POOL)
     ours = {name for name in environment if name.startswith("WARREN_") and not name.startswith(TESTS)} - INTERNAL
+    origins = {**dict.fromkeys(written, file.name), **dict.fromkeys(ours, "the environment")}
+    strangers = pools.strangers(origins, declared)
+    lines += strangers.values()
     for given, where in ((set(written), file.name), (ours, "the environment")):
-        strangers = pools.strangers(given, declared, where)
-        lines += [*strangers.values(), *unknown(given - set(strangers), names, where)]
+        lines += unknown(given - set(strangers), names, where)
     values = {name: value for name, value in {**written, **environment}.items() if name in names}
     origin = {name: file.name for name in written if name not in environment}
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import AccessRefused, NotAllowed, NotFound
@@ -13,12 +13,13 @@ from kombu.exceptions import OperationalError
 from deploy import management
 from deploy.errors import ExitCode, WarrenError, reason
 from deploy.output import print_json, say
+from deploy.services import worker_services
 from deploy.session import Session
 
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["ask", "busy_nodes", "connected", "nodes", "ping", "refuse_under_alarm", "task_id"]
+__all__ = ["ask", "busy_nodes", "connected", "logs_of", "nodes", "ping", "refuse_under_alarm", "task_id"]
 
 # Seconds that a worker gets to answer. One that is there answers in a few hundredths.
 REPLY_PATIENCE = 1.0
@@ -48,6 +49,17 @@ def connected(s: Session, role: str) -> Iterator[None]:
             f"{where} does not answer ({reason(error)}); `invoke status` shows what runs, `invoke up` starts it",
             ExitCode.BROKER,
         ) from error
+
+
+def logs_of(s: Session, nodes: Collection[str]) -> str:
+    """The command that shows what the workers ``nodes`` wrote; where they can't be told apart, what all wrote."""
+    every = list(worker_services(s.settings))
+    found: set[str] = set()
+    # There is nothing to tell apart where there is one pool.
+    if len(every) > 1:
+        with contextlib.suppress(WarrenError):
+            found = {one.service for one in s.platform.status() if one.node in nodes}
+    return f"`invoke logs {' '.join([one for one in every if one in found] or every)}`"
 
 
 def refuse_under_alarm(s: Session) -> None:

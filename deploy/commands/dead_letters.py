@@ -198,7 +198,7 @@ def requeue(s: Session, choice: Choice, queue: str, as_json: bool) -> None:
     if left:
         raise WarrenError(
             f"{left[0]['id']}{f' and {len(left) - 1} more' if len(left) > 1 else ''} stayed: there is no queue "
-            f"{left[0]['queue']}; add it to WARREN_QUEUES, or send to another: "
+            f"{left[0]['queue']}; add it to {' or '.join(s.settings.queue_variables)}, or send to another: "
             f"invoke dead-letters requeue ID --queue {known[0]}",
             ExitCode.UNKNOWN,
         )

@@ -32,8 +32,8 @@ LOOKED_AT = 1000
 MONITOR_PATIENCE = 2.0
 # Seconds that `queues` reads the stream of revokes for the pauses among them: some 40,000 messages.
 PAUSED_PATIENCE = 1.0
-# Seconds in which workers follow a pause. It takes them hundredths.
-FOLLOW_PATIENCE = 3.0
+# Seconds in which workers follow a pause. It takes them hundredths; on a machine with too much to do, some seconds.
+FOLLOW_PATIENCE = 10.0
 # Seconds between two questions whether they have.
 FOLLOW_INTERVAL = 0.05
 # Tasks that `schedule` reads from the monitor.
@@ -149,7 +149,8 @@ def require_task_queue(s: Session, queue: str) -> None:
     if queue.startswith("celery_delayed_"):
         why = f"; {queue} holds tasks of all queues for later: see `invoke schedule`, and revoke them"
     raise WarrenError(
-        f"there is no task queue {queue!r}; the queues are {', '.join(s.settings.every_queue)} (WARREN_QUEUES){why}",
+        f"there is no task queue {queue!r}; the queues are {', '.join(s.settings.every_queue)} "
+        f"({', '.join(s.settings.queue_variables)}){why}",
         ExitCode.UNKNOWN,
     )
 
@@ -182,13 +183,14 @@ def turn(s: Session, names: list[str], paused: bool, as_json: bool, pool: str) -
     """Pauses or resumes queues, and those of a pool; without any shows which are paused."""
     for name in names:
         require_task_queue(s, name)
+    again = [*names, *(["--pool", pool] if pool else [])]
     if pool:
         names = list(dict.fromkeys([*names, *pool_named(s, pool).queues]))
     if not names:
         show_paused(paused_now(s, required=True), as_json)
         return
     from app.revokes import log
-    from deploy.commands.control import connected, refuse_under_alarm
+    from deploy.commands.control import connected, logs_of, refuse_under_alarm
 
     verb = "pause" if paused else "resume"
     if not s.runner.acts(f"{verb} {' '.join(names)}  # kept in the stream celery.revoked, as user ops"):
@@ -205,15 +207,14 @@ def turn(s: Session, names: list[str], paused: bool, as_json: bool, pool: str) -
         for name in names:
             say(f"{name}: {verb}d; {consumed(len(consumers[name]), workers)}")
         if paused:
-            again = f"--pool {pool}" if pool else names[0]
             note(
-                f"it holds until `invoke resume {again}`, also for workers that start later, but not longer than "
+                f"it holds until `invoke resume {' '.join(again)}`, also for workers that start later, but not longer than "
                 f"WARREN_REVOKES_MAX_AGE={s.settings.revokes_max_age}; what workers hold already goes on"
             )
     late = {node for name in names for node in consumers[name]} if paused else set()
-    if late or silent:
+    if who := sorted(late | set(silent)):
         raise WarrenError(
-            f"{', '.join(sorted(late | set(silent)))} did not follow within {FOLLOW_PATIENCE:g} s; see `invoke logs worker`",
+            f"{', '.join(who)} did not follow within {FOLLOW_PATIENCE:g} s; see {logs_of(s, who)}",
             ExitCode.TIMEOUT,
         )
 

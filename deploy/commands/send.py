@@ -128,7 +128,8 @@ def call(
     patience = seconds(timeout, "--timeout")
     if queue and queue not in s.settings.every_queue:
         raise WarrenError(
-            f"there is no queue {queue!r}; the queues are {', '.join(s.settings.every_queue)} (WARREN_QUEUES)",
+            f"there is no queue {queue!r}; the queues are {', '.join(s.settings.every_queue)} "
+            f"({', '.join(s.settings.queue_variables)})",
             ExitCode.UNKNOWN,
         )
     refuse_under_alarm(s)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from app.monitor.history.clock import read_time
 from deploy import monitor_api
 from deploy.commands import looks
-from deploy.commands.control import REPLY_PATIENCE, by_node, connected, nodes, refuse_under_alarm
+from deploy.commands.control import REPLY_PATIENCE, by_node, connected, logs_of, nodes, refuse_under_alarm
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, table
 from deploy.session import Session
@@ -87,7 +87,7 @@ class Workers:
             refuse_under_alarm(self.session)
             raise WarrenError(
                 f"{len(self._silent)} of {len(self.known)} workers did not answer within {REPLY_PATIENCE:g} s: "
-                f"{', '.join(self.silent)}; see `invoke logs worker`",
+                f"{', '.join(self.silent)}; see {logs_of(self.session, self.silent)}",
                 ExitCode.TIMEOUT,
             )
 

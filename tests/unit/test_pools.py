@@ -130,6 +130,18 @@ def test_a_mistake_is_one_line(tmp_path: Path, given: dict[str, str], line: str)
     assert caught.value.code is ExitCode.SETTINGS
 
 
+def test_what_is_to_be_written_names_all_pools_that_are_not_declared(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("WARREN_POOL_QUICK_WORKERS=2\n")
+    with pytest.raises(WarrenError) as caught:
+        load(tmp_path / ".env", {**VIDEO, "WARREN_POOL_BIG_QUEUES": "x", "WARREN_POOL_BIG_WORKERS": "2"})
+    said = "is of no pool that WARREN_POOLS names; write WARREN_POOLS=heavy,big,quick"
+    assert str(caught.value).splitlines() == [
+        f"WARREN_POOL_BIG_QUEUES (in the environment) {said}",
+        f"WARREN_POOL_BIG_WORKERS (in the environment) {said}",
+        f"WARREN_POOL_QUICK_WORKERS (in .env) {said}",
+    ]
+
+
 def test_a_worker_of_no_pool_does_not_start() -> None:
     with pytest.raises(Mistake, match=r"^WARREN_POOL=slow is no pool that WARREN_POOLS names$"):
         from_environment({**WRITTEN, "WARREN_POOL": "slow"})

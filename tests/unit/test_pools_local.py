@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.pools import Pool
+from deploy.errors import WarrenError
 from deploy.platforms.local import platform, supervisor
 from deploy.platforms.local.programs import Program, node_name, programs, service_of
 from deploy.platforms.local.ready import ready
@@ -190,3 +191,18 @@ def test_a_restart_of_the_broker_and_a_new_pool_does(restarted: Any) -> None:
 def test_a_restart_leaves_nobody_stopped(restarted: Any) -> None:
     running = Running(*BASE, "worker-heavy-1", changed=["rabbitmq"])
     assert restarted(running, "rabbitmq", "worker-heavy").stopped == []
+
+
+# --- logs
+
+
+def test_logs_of_a_pool_that_is_not_up_yet(secrets: Secrets, places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = platform.Local(SETTINGS, secrets, Runner())
+    monkeypatch.setattr(local, "supervisor", Running(*BASE))
+    monkeypatch.setattr(local, "slots", lambda: {"worker": [1]})
+    monkeypatch.setattr(platform, "ready", lambda *_: True)
+    monkeypatch.setattr(platform, "log_file", lambda name: places / f"{name}.log")
+    with pytest.raises(WarrenError, match=r"^worker-heavy: not up yet; `invoke up` starts it$"):
+        local.logs(["worker-heavy"], False, 5)
+    with pytest.raises(WarrenError, match=r"^nothing has been logged yet"):
+        local.logs(["worker", "worker-heavy"], False, 5)

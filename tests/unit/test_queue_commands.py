@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from app.revokes import log
 from deploy import management
 from deploy.commands import queues
 from deploy.errors import ExitCode, WarrenError
+from deploy.platforms.base import Instance
 from deploy.secrets import Secrets
 from deploy.session import Session
 from deploy.settings import Settings
@@ -304,8 +306,39 @@ def test_a_pools_pause_is_that_of_its_queues(
     world.consumed = [{"celery@a": ["default"], "celery@b": ["video", "reports"]}]
     queues.resume(session, ["video"], False, "heavy")
     assert world.did[2:] == ["video resumed", "reports resumed"]
+    capsys.readouterr()
+    world.consumed = [{"celery@a": [], "celery@b": []}]
+    queues.pause(session, ["default"], False, "heavy")
+    assert capsys.readouterr().err.startswith("it holds until `invoke resume default --pool heavy`, also")
+    line = refused(ExitCode.UNKNOWN, lambda: queues.pause(session, ["x"], False))
+    assert line.endswith("the queues are default, video, reports (WARREN_QUEUES, WARREN_POOL_HEAVY_QUEUES)")
     line = refused(ExitCode.UNKNOWN, lambda: queues.pause(session, [], False, "slow"))
     assert line == "there is no pool 'slow'; choose from default, heavy (WARREN_POOLS)"
+
+
+def test_all_that_is_paused_is_resumed_by_the_line_that_is_said(
+    world: World, session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.consumed = [{"celery@a": [], "celery@b": []}]
+    queues.pause(session, ["mail", "default"], False)
+    assert capsys.readouterr().err.startswith("it holds until `invoke resume mail default`, also")
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_log_of_a_worker_is_that_of_its_pool(world: World, session: Session, told: bool) -> None:
+    def status() -> list[Instance]:
+        if not told:
+            raise WarrenError("no engine", ExitCode.PLATFORM)
+        of = {"celery@a": "worker-heavy", "celery@b": "worker"}
+        return [Instance(service, service, "running", True, "", node) for node, service in of.items()]
+
+    heavy = Pool(name="heavy", queues=("video",), time_limit=60)
+    session.__dict__["settings"] = Settings(pools=(heavy,))
+    session.__dict__["platform"] = SimpleNamespace(status=status)
+    world.consumed = [{"celery@a": ["video"], "celery@b": []}]
+    line = refused(ExitCode.TIMEOUT, lambda: queues.pause(session, ["video"], True))
+    seen = "worker-heavy" if told else "worker worker-heavy"
+    assert line == f"celery@a did not follow within 0.2 s; see `invoke logs {seen}`"
 
 
 def test_who_does_not_follow_a_pause_is_named(

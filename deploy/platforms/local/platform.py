@@ -187,6 +187,9 @@ class Local:
         ]
         files = [relative(log_file(name)) for name in chosen if log_file(name).exists()]
         if not files:
+            new = [one for one in services if is_worker(one) and one not in self.slots()]
+            if names and new and len(new) == len(services):
+                raise WarrenError(f"{', '.join(services)}: not up yet; `invoke up` starts it", ExitCode.FAILED)
             raise WarrenError(f"nothing has been logged yet; {NOTHING_RUNS}", ExitCode.FAILED)
         code = self.runner.attach(["tail", "-n", str(tail), *(["-F"] if follow else []), *files])
         # Following ends by Ctrl-C only, as it should.
