@@ -58,13 +58,13 @@ def hand_over(pool: Any, hub: Any, patience: float = PATIENCE) -> None:
     limit = monotonic() + patience
     told = False
     while jobs := given_and_not_begun(pool):
-        if advance(jobs, hub, LOOK if told else 0):
-            continue
-        if not told:
+        moved = advance(jobs, hub, LOOK if told else 0)
+        if not moved and not told:
             told = True
             logger.info("waiting until %d tasks begin that processes were given", len(jobs))
-        if monotonic() > limit:
-            logger.warning("%d tasks that did not begin within %g s may run twice", len(jobs), patience)
+        # Also where there always is something to read: a process may have much to say and never come to its task.
+        if monotonic() > limit and (left := given_and_not_begun(pool)):
+            logger.warning("%d tasks that did not begin within %g s may run twice", len(left), patience)
             return
 
 
@@ -111,5 +111,6 @@ def read(file: int, hub: Any) -> None:
             callback(*arguments)
     except StopIteration:
         pass
-    except OSError:
+    # As Celery's own reader: a process that died leaves an end, or half a message.
+    except (OSError, EOFError):
         hub.remove_reader(file)

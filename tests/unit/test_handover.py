@@ -58,7 +58,7 @@ def test_it_reads_until_the_task_has_begun(child: Child) -> None:
         given._accepted = True
 
     os.write(child.tells, b"a")
-    hand_over(pool_of(given), hub_of(child, take), 0)
+    hand_over(pool_of(given), hub_of(child, take))
     assert given._accepted
 
 
@@ -72,7 +72,7 @@ def test_a_message_that_was_read_in_part_is_read_on(child: Child) -> None:
         given._accepted = True
 
     os.write(child.tells, b"ab")
-    hand_over(pool_of(given), hub_of(child, rest()), 0)
+    hand_over(pool_of(given), hub_of(child, rest()))
     assert given._accepted
 
 
@@ -87,7 +87,7 @@ def test_a_task_that_was_written_in_part_is_written_on(child: Child) -> None:
     unfinished = write()
     next(unfinished)
     given = job(child, writer=lambda: None if given._accepted else unfinished)
-    hand_over(pool_of(given), SimpleNamespace(readers={}), 0)
+    hand_over(pool_of(given), SimpleNamespace(readers={}))
     assert written == ["rest"]
 
 
@@ -109,12 +109,25 @@ def test_a_process_that_never_begins_is_left_and_told_of(child: Child, caplog: p
     ]
 
 
-def test_a_process_whose_pipe_is_broken_is_not_asked_again(child: Child) -> None:
+def test_a_process_that_talks_on_and_never_begins_is_left_too(child: Child, caplog: pytest.LogCaptureFixture) -> None:
+    os.write(child.tells, b"a")
+    turns = iter(range(1000))
+
+    def look(_: int) -> None:
+        if next(turns) == 999:
+            pytest.fail("it reads without end")
+
+    hand_over(pool_of(job(child)), hub_of(child, look), 0)
+    assert caplog.messages == ["1 tasks that did not begin within 0 s may run twice"]
+
+
+@pytest.mark.parametrize("error", [OSError("no such pipe"), EOFError("half a message")])
+def test_a_process_whose_pipe_is_broken_is_not_asked_again(child: Child, error: Exception) -> None:
     removed: list[int] = []
 
     def broken(_: int) -> None:
         child.alive = False
-        raise OSError("no such pipe")
+        raise error
 
     hub = hub_of(child, broken)
     hub.remove_reader = removed.append
