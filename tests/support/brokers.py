@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
 from abc import ABC, abstractmethod
@@ -22,6 +21,7 @@ from deploy.services import broker_url, environments
 from deploy.settings import Settings
 from deploy.wait import amqp_answers
 from tests.support.eventually import eventually
+from tests.support.login import basic
 
 __all__ = ["HOST", "Answer", "Broker", "only"]
 
@@ -120,14 +120,14 @@ class Broker(ABC):
 
     def api(self, method: str, path: str, body: Any = None, role: str = "admin", password: str | None = None) -> Answer:
         """What the management API answers to ``role``."""
-        login = base64.b64encode(f"{role}:{password or self.secrets.get(role, role)}".encode()).decode()
+        login = basic(role, password or self.secrets.get(role, role))
         connection = http.client.HTTPConnection(HOST, self.management, timeout=10)
         try:
             connection.request(
                 method,
                 f"/api/{path}",
                 body=None if body is None else json.dumps(body),
-                headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
+                headers={"Authorization": login, "Content-Type": "application/json"},
             )
             response = connection.getresponse()
             text = response.read()

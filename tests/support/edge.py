@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import os
 import socket
@@ -19,6 +18,7 @@ from deploy.paths import ROOT
 from deploy.services import FLOWER_LOGIN
 from tests.support.checkout import Checkout
 from tests.support.eventually import eventually
+from tests.support.login import basic
 
 __all__ = ["ARTIFACTS", "Answer", "Edge", "Looks", "refused"]
 
@@ -77,7 +77,7 @@ class Edge:
 
     def get(self, path: str, login: tuple[str, str] | None = None, **headers: str) -> Answer:
         if login:
-            headers["Authorization"] = "Basic " + base64.b64encode(":".join(login).encode()).decode()
+            headers["Authorization"] = basic(*login)
         with self.ask(path, headers=headers) as answer:
             return Answer(answer.status, answer.headers, answer.read())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +13,7 @@ from deploy import management, ports
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.base import Endpoints
 from deploy.secrets import Secrets
+from tests.support.login import basic
 
 
 class Api:
@@ -64,8 +64,7 @@ def error_of(api: Api, secrets: Secrets, call: Any = management.queues) -> str:
 def test_queues_of_our_virtual_host_by_name_as_ops(api: Api, secrets: Secrets) -> None:
     api.body = b'[{"name": "mail"}, {"name": "default"}]'
     assert [one["name"] for one in management.queues(api.where, secrets)] == ["default", "mail"]
-    login = base64.b64encode(b"ops:password-of-ops").decode()
-    assert api.asked == [("/api/queues/warren", f"Basic {login}")]
+    assert api.asked == [("/api/queues/warren", basic("ops", "password-of-ops"))]
 
 
 def test_another_role_has_its_own_login(api: Api, secrets: Secrets) -> None:

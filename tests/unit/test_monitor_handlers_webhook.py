@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import json
@@ -26,6 +25,7 @@ from app.monitor.handlers.payload import LIMIT
 from app.monitor.handlers.webhook import Webhook
 from tests.support.eventually import eventually
 from tests.support.handlers import Outgoing, event, handler, receiver
+from tests.support.login import basic
 
 KEY = "the key"
 
@@ -104,8 +104,7 @@ def test_a_name_and_password_are_sent_and_never_shown(caplog: pytest.LogCaptureF
         webhook(event())
         with pytest.raises(Failure) as raised:
             webhook(event())
-    login = base64.b64encode(b"us@er:pass:word").decode()
-    assert inbox.headers[0]["authorization"] == f"Basic {login}"
+    assert inbox.headers[0]["authorization"] == basic("us@er", "pass:word")
     assert "x-warren-signature" not in inbox.headers[0]
     assert "without a signature" in caplog.text
     assert "pass" not in caplog.text + str(raised.value)
