@@ -69,7 +69,7 @@ def test_queues_of_our_virtual_host_by_name_as_ops(api: Api, secrets: Secrets) -
 
 def test_another_role_has_its_own_login(api: Api, secrets: Secrets) -> None:
     management.get(api.where, secrets, "whoami", role="flower")
-    assert base64.b64decode(api.asked[0][1].partition(" ")[2]) == b"flower:password-of-flower"
+    assert api.asked[0][1] == basic("flower", "password-of-flower")
 
 
 @pytest.mark.parametrize(
