@@ -22,6 +22,7 @@ __all__ = [
     "is_worker",
     "kind",
     "not_up_yet",
+    "of_its_workers",
     "of_pool",
     "services",
     "worker_services",
@@ -70,6 +71,11 @@ def of_pool(pool: Pool | str) -> str:
     return "worker" if name == DEFAULT else f"worker-{name}"
 
 
+def of_its_workers(pool: Pool) -> dict[str, str]:
+    """The environment variables that only workers of ``pool`` have, beside those of all workers."""
+    return {} if pool.name == DEFAULT else {"WARREN_POOL": pool.name, "WARREN_WORKER_CONCURRENCY": pool.concurrency}
+
+
 def is_worker(service: str) -> bool:
     """Whether ``service`` is the workers of a pool, also of one that the settings do not name any more."""
     return kind(service) == "worker"
@@ -107,11 +113,14 @@ def environments(
 ) -> dict[str, dict[str, str]]:
     """Environment variables by service, for a broker that the services reach at ``host`` and the two ports.
 
-    Workers of all pools have those of ``worker``, and WARREN_POOL with the name of theirs.
+    Workers of all pools have those of ``worker``, and then those of :func:`of_its_workers`.
     """
 
-    # How many workers a pool has is no matter of theirs: with it here, another number would start all of them anew.
-    pools = {name: value for name, value in of_pools(settings).items() if not name.endswith("_WORKERS")}
+    # What all know of each pool: queues and time limits. Another number of workers, or of the tasks that one of them runs
+    # at a time, would else start everybody anew.
+    pools = {
+        name: value for name, value in of_pools(settings).items() if not name.endswith(("_WORKERS", "_CONCURRENCY"))
+    }
     if pools:
         pools = {POOLS: as_text(settings.pools), **pools}
 

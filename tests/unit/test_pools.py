@@ -22,7 +22,7 @@ from deploy.commands import stack
 from deploy.definitions import broker_settings, definitions
 from deploy.errors import ExitCode, WarrenError
 from deploy.secrets import Secrets
-from deploy.services import environments, services
+from deploy.services import environments, of_its_workers, services
 from deploy.settings import Settings, load
 
 HEAVY = Pool(name="heavy", queues=("video", "reports"), time_limit=3600, concurrency="1", workers=2)
@@ -174,12 +174,13 @@ def test_each_process_reads_the_same_pools(pooled: Settings, secrets: Secrets) -
     made = environments(pooled, secrets, "rabbitmq", 5672, 15672)
     for values in made.values():
         read = from_environment(values)
-        assert [(pool.name, pool.queues, pool.time_limit, pool.concurrency) for pool in read.pools] == [
-            ("heavy", ("video", "reports"), 3600, "1"),
-            ("quick", ("mail",), 20, "auto"),
+        assert [(pool.name, pool.queues, pool.time_limit) for pool in read.pools] == [
+            ("heavy", ("video", "reports"), 3600),
+            ("quick", ("mail",), 20),
         ]
-    own = from_environment({**made["worker"], "WARREN_POOL": "heavy"}).own_pool
-    assert (own.name, own.time_limit) == ("heavy", 3600)
+    for pool in pooled.every_pool:
+        own = from_environment({**made["worker"], **of_its_workers(pool)}).own_pool
+        assert (own.name, own.time_limit, own.concurrency) == (pool.name, pool.time_limit, pool.concurrency)
     assert from_environment(made["worker"]).own_pool.name == "default"
 
 
@@ -188,10 +189,23 @@ def test_without_pools_nothing_is_said_of_them(settings: Settings, secrets: Secr
         assert not [name for name in values if name.startswith("WARREN_POOL")]
 
 
-def test_another_number_of_workers_changes_no_environment(pooled: Settings, secrets: Secrets) -> None:
-    more = Settings(pools=(Pool(**{**as_dict(HEAVY), "workers": 7}), QUICK))
+@pytest.mark.parametrize("change", [{"workers": 7}, {"concurrency": "3"}])
+def test_what_only_a_pool_itself_has_to_know_is_in_no_environment_of_others(
+    pooled: Settings, secrets: Secrets, change: dict[str, Any]
+) -> None:
+    more = Settings(pools=(Pool(**{**as_dict(HEAVY), **change}), QUICK))
     before, after = (environments(one, secrets, "rabbitmq", 5672, 15672) for one in (pooled, more))
     assert before == after
+
+
+def test_a_pools_workers_do_not_see_how_many_tasks_those_of_the_default_pool_run(
+    pooled: Settings, secrets: Secrets
+) -> None:
+    def heavy(concurrency: str) -> dict[str, str]:
+        settings = Settings(worker_concurrency=concurrency, pools=pooled.pools)
+        return {**environments(settings, secrets, "rabbitmq", 5672, 15672)["worker"], **of_its_workers(HEAVY)}
+
+    assert heavy("2") == heavy("7")
 
 
 def as_dict(pool: Pool) -> dict[str, Any]:
@@ -334,13 +348,13 @@ def test_the_second_file_says_what_differs(pooled: Settings) -> None:
     assert made == {
         "worker-heavy": {
             "extends": base,
-            "environment": {"WARREN_POOL": "heavy"},
+            "environment": of_its_workers(HEAVY),
             "stop_grace_period": "3630s",
             "deploy": {"replicas": 2},
         },
         "worker-quick": {
             "extends": base,
-            "environment": {"WARREN_POOL": "quick"},
+            "environment": of_its_workers(QUICK),
             "stop_grace_period": "50s",
             "deploy": {"replicas": 1},
         },

@@ -21,7 +21,7 @@ from tests.unit.test_local_supervisor import PORTS, places
 
 __all__ = ["places"]  # a fixture
 
-HEAVY = Pool(name="heavy", queues=("video",), time_limit=60, workers=2)
+HEAVY = Pool(name="heavy", queues=("video",), time_limit=60, workers=2, concurrency="3")
 SETTINGS = Settings(pools=(HEAVY,))
 
 
@@ -39,6 +39,7 @@ def test_each_worker_is_a_program_of_its_service(secrets: Secrets) -> None:
     assert (heavy.node, heavy.stop_seconds) == ("worker-heavy-3@warren", 90)
     assert default.stop_seconds == 330
     assert heavy.environment["WARREN_POOL"] == "heavy"
+    assert heavy.environment["WARREN_WORKER_CONCURRENCY"] == HEAVY.concurrency
     assert "WARREN_POOL" not in default.environment
     # Both stop before all others.
     assert default.priority == heavy.priority > found["monitor"].priority

@@ -16,7 +16,7 @@ from deploy.platforms.base import in_url
 from deploy.platforms.compose import edge
 from deploy.platforms.compose.image import sources
 from deploy.secrets import Secrets
-from deploy.services import environments, of_pool
+from deploy.services import environments, of_its_workers, of_pool
 from deploy.settings import Settings
 
 __all__ = ["POOLS", "came_up", "digest", "edged", "lines", "pools", "present", "restore", "texts", "up", "write"]
@@ -87,7 +87,7 @@ def service(pool: Pool) -> str:
     return f"""\
   {of_pool(pool)}:
     extends: {{file: compose.yaml, service: worker}}
-    environment: {{WARREN_POOL: {pool.name}}}
+    environment: {json.dumps(of_its_workers(pool))}
     stop_grace_period: {pool.stop_grace}s
     deploy: {{replicas: {pool.workers}}}
 """

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.pools import DEFAULT, Pool
+from app.pools import Pool
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.platforms.local import broker
 from deploy.platforms.local.addresses import Ports, url_host
 from deploy.platforms.local.places import LOCAL, program_file, record_file
 from deploy.secrets import Secrets
-from deploy.services import environments, kind, worker_services
+from deploy.services import environments, kind, of_its_workers, worker_services
 from deploy.settings import Settings, dotenv
 
 __all__ = [
@@ -203,9 +203,7 @@ def programs(
     def worker(slot: int, service: str, pool: Pool) -> Program:
         name = worker_name(slot, service)
         node = node_name(slot, settings.project, service)
-        own = {"WARREN_HEALTH_DIR": str(data["health"] / name)}
-        if pool.name != DEFAULT:
-            own["WARREN_POOL"] = pool.name
+        own = {"WARREN_HEALTH_DIR": str(data["health"] / name), **of_its_workers(pool)}
         return celery(
             name,
             service,
