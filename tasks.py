@@ -497,9 +497,9 @@ def lint(s: Session) -> None:
     develop.lint(s)
 
 
-@command(rest="args", help={"args": "what pytest is to run, for example tests/unit (default: lint and all tests)"})
+@command(rest="args", help={"args": "what pytest is to run (default: lint and all tests)"})
 def test(s: Session, args: list[str]) -> None:
-    """Run every test that this machine can run; what it can't is named, with the reason."""
+    """Run every test that this machine can run; what it can't is named, with the reason: invoke test tests/unit"""
     from deploy.commands import develop
 
     develop.test(s, args)

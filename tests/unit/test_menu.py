@@ -395,6 +395,14 @@ def test_every_command_and_every_argument_is_explained(namespace: Collection, co
 
 
 @pytest.mark.parametrize("command", sorted(BEHIND))
+def test_what_takes_words_has_an_example(namespace: Collection, command: str) -> None:
+    task = namespace[command]
+    if task.positional or task.rest:
+        # A word at least: an option, or what stands for one of the user's own.
+        assert re.search(rf": invoke {command} \S", task.__doc__ or "")
+
+
+@pytest.mark.parametrize("command", sorted(BEHIND))
 def test_explanations_name_options_and_commands_that_there_are(namespace: Collection, command: str) -> None:
     task = namespace[command]
     arguments = task.get_arguments()
