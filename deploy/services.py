@@ -21,6 +21,7 @@ __all__ = [
     "environments",
     "is_worker",
     "kind",
+    "known_to_all",
     "not_up_yet",
     "of_its_workers",
     "of_pool",
@@ -76,6 +77,16 @@ def of_its_workers(pool: Pool) -> dict[str, str]:
     return {} if pool.name == DEFAULT else {"WARREN_POOL": pool.name, "WARREN_WORKER_CONCURRENCY": pool.concurrency}
 
 
+def known_to_all(settings: Settings) -> dict[str, str]:
+    """The variables of pools that every service has: their queues and time limits.
+
+    Another number of workers, or of the tasks that one of them runs at a time, would else start everybody anew.
+    """
+    return {
+        name: value for name, value in of_pools(settings).items() if not name.endswith(("_WORKERS", "_CONCURRENCY"))
+    }
+
+
 def is_worker(service: str) -> bool:
     """Whether ``service`` is the workers of a pool, also of one that the settings do not name any more."""
     return kind(service) == "worker"
@@ -116,11 +127,7 @@ def environments(
     Workers of all pools have those of ``worker``, and then those of :func:`of_its_workers`.
     """
 
-    # What all know of each pool: queues and time limits. Another number of workers, or of the tasks that one of them runs
-    # at a time, would else start everybody anew.
-    pools = {
-        name: value for name, value in of_pools(settings).items() if not name.endswith(("_WORKERS", "_CONCURRENCY"))
-    }
+    pools = known_to_all(settings)
     if pools:
         pools = {POOLS: as_text(settings.pools), **pools}
 

@@ -84,12 +84,11 @@ def test_a_pool_is_the_workers_under_another_name(home: Path) -> None:
     made = written(Settings(pools=(HEAVY,)))
     assert made["resources"][1:] == ["worker-heavy"]
     (tasks,) = made["configMapGenerator"]
-    # How many workers it has is not there: another number would start all of them anew.
+    # How many workers it has, and how many tasks each runs, is not there: another number would start all anew.
     assert (tasks["name"], sorted(tasks["literals"])) == (
         "warren-tasks",
         [
             "WARREN_POOLS=heavy",
-            "WARREN_POOL_HEAVY_CONCURRENCY=1",
             "WARREN_POOL_HEAVY_QUEUES=video,audio",
             "WARREN_POOL_HEAVY_TIME_LIMIT=600",
         ],
@@ -98,7 +97,8 @@ def test_a_pool_is_the_workers_under_another_name(home: Path) -> None:
     assert pool["nameSuffix"] == "-heavy"
     spec = patches(pool)["worker"]["template"]["spec"]
     assert spec["terminationGracePeriodSeconds"] == 630
-    assert spec["containers"] == [{"name": "worker", "env": [{"name": "WARREN_POOL", "value": "heavy"}]}]
+    own = [{"name": "WARREN_POOL", "value": "heavy"}, {"name": "WARREN_WORKER_CONCURRENCY", "value": "1"}]
+    assert spec["containers"] == [{"name": "worker", "env": own}]
     assert {"pairs": {"app.kubernetes.io/name": "worker-heavy"}, "includeSelectors": True} in pool["labels"]
 
 

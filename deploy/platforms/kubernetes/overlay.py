@@ -13,8 +13,8 @@ from app.pools import POOLS, Pool
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT, STATE, write_private
 from deploy.platforms.kubernetes.pods import SERVICE
-from deploy.services import of_pool
-from deploy.settings import Settings, known, of_pools
+from deploy.services import known_to_all, of_its_workers, of_pool
+from deploy.settings import Settings, known
 
 __all__ = ["FOLDER", "OURS", "base", "write"]
 
@@ -85,7 +85,8 @@ def kustomization(settings: Settings, image: str, place: str, scaled: Mapping[st
 
 def pool_of_workers(pool: Pool) -> dict[str, Any]:
     """The default pool's workers under another name, with queues and limits of their own (from the ConfigMap, by its name)."""
-    worker = {"name": "worker", "env": [{"name": "WARREN_POOL", "value": pool.name}]}
+    own = [{"name": name, "value": value} for name, value in of_its_workers(pool).items()]
+    worker = {"name": "worker", "env": own}
     spec = grace(pool)
     spec["template"]["spec"]["containers"] = [worker]
     whole = {"app.kubernetes.io/instance": "warren", "app.kubernetes.io/part-of": "warren"}
@@ -123,8 +124,7 @@ def merged(settings: Settings) -> list[dict[str, Any]]:
         if getattr(settings, variable.field) != variable.default
     }
     found: list[dict[str, Any]] = []
-    # How many workers a pool has is no matter of theirs: with it here, another number would start all of them anew.
-    pools = [f"{name}={value}" for name, value in of_pools(settings).items() if not name.endswith("_WORKERS")]
+    pools = [f"{name}={value}" for name, value in known_to_all(settings).items()]
     for file in sorted(CONFIG.glob("*.env")):
         names = [line.partition("=")[0] for line in file.read_text().splitlines() if line and line[0] != "#"]
         literals = [f"{name}={values[name]}" for name in names if name in values]
