@@ -87,7 +87,7 @@ def test_a_broker_that_takes_no_messages_ends_no_worker(broker: Broker, make_wor
     only(broker, "4.3", "system", because="it takes half a minute, and 4.0 has the alarms of 4.3")
     worker = make_worker(options=hang.INCLUDE)
     # A result would wait for the broker too.
-    sent = sleep.apply_async((hang.health.TICK_LIMIT + 10,), ignore_result=True)
+    sent = sleep.apply_async((hang.TICK_LIMIT + 10,), ignore_result=True)
     eventually(lambda: f"{sent.id}] received" in worker.text, 30, worker.tail)
     with broker.memory_alarm():
         eventually(lambda: check(worker, "ready") == 1, 60, worker.tail)
