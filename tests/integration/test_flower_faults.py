@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
@@ -16,6 +14,7 @@ from tests.support.brokers import Broker, only
 from tests.support.eventually import eventually
 from tests.support.flood import Flood
 from tests.support.services import Flower
+from tests.support.volume import fill, small_volume
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -76,25 +75,13 @@ def test_damaged_states(broker: Broker, make_flower: MakeFlower, tmp_path: Path)
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
     """A small volume, with room for two states of all that other tests left in the log."""
-    folder = tmp_path / "volume"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small volume: run this as root")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)], check=False, capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small volume can't be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with small_volume(tmp_path / "volume", 32) as folder:
+        yield folder
 
 
 def test_a_full_volume_and_one_that_is_read_only(broker: Broker, make_flower: MakeFlower, volume: Path) -> None:
     only(broker, "4.3", because="who is full has no version")
-    ballast = volume / "ballast"
-    with suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    ballast = fill(volume)
     floods = [sent(broker, 300)]
     flower = make_flower(volume, FLOWER_STATE_SAVE_INTERVAL="200")
     shows(flower, *floods)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -25,6 +22,7 @@ from tests.support.eventually import eventually
 from tests.support.flood import Flood, check, end_of_log, publish
 from tests.support.processes import Process
 from tests.support.services import Monitor
+from tests.support.volume import fill, small_volume
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -299,26 +297,8 @@ def recreate(broker: Broker) -> None:
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A volume of six megabytes."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small volume: run this as root")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], check=False, capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small volume can't be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Takes all room there is; the file that has it."""
-    ballast = folder / "ballast"
-    with suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
-    return ballast
+    with small_volume(tmp_path / "small", 6) as folder:
+        yield folder
 
 
 def test_a_full_volume(broker: Broker, make_monitor: MakeMonitor, small: Path) -> None:

@@ -23,6 +23,7 @@ from app.monitor.handlers.failure import Failure, reason
 from app.monitor.handlers.registry import Subscription
 from tests.support.eventually import eventually
 from tests.support.handlers import Outgoing, event
+from tests.support.processes import ended
 
 # Far beyond any wait of these tests, and an end to what a failing test leaves.
 LONG = "300"
@@ -45,15 +46,6 @@ def children() -> set[int]:
             if int(status.read_text(errors="replace").rpartition(")")[2].split()[1]) == os.getpid():
                 found.add(int(status.parent.name))
     return found
-
-
-def gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    # Ended, and waiting for init to notice.
-    return state == "Z"
 
 
 def test_it_gets_the_event_on_its_standard_input(tmp_path: Path) -> None:
@@ -155,7 +147,7 @@ def test_one_that_takes_too_long_is_killed_with_what_it_started(tmp_path: Path, 
     file = tmp_path / "pid"
     with pytest.raises(Failure, match="did not end within 1 s and was killed"):
         sh(script, str(file), timeout=1)(event())
-    eventually(lambda: gone(int(file.read_text())), 20, "its child is gone")
+    eventually(lambda: ended(int(file.read_text())), 20, "its child is gone")
 
 
 def test_what_it_leaves_behind_does_not_hold_it_up(tmp_path: Path) -> None:
@@ -184,7 +176,7 @@ def test_a_close_kills_it_and_lets_nothing_more_start(tmp_path: Path) -> None:
     command.close()
     assert over.wait(20)
     assert failures == ["the command ended with signal 9"]
-    eventually(lambda: gone(int(file.read_text())), 20, "its child is gone")
+    eventually(lambda: ended(int(file.read_text())), 20, "its child is gone")
     with pytest.raises(Failure, match="the monitor stops"):
         command(event())
     command.close()
