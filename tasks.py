@@ -11,6 +11,12 @@ from deploy.menu import command, one_of, whole_number
 from deploy.session import Session
 
 JSON = "print JSON for programs"
+# What pause and resume are told.
+PAUSED = {
+    "queues": "queues of tasks (without one: show what is paused)",
+    "pool": "all queues of this pool",
+    "json": JSON,
+}
 
 
 @command(
@@ -339,14 +345,7 @@ def purge(s: Session, queue: str, yes: bool = False, json: bool = False) -> None
     queues.purge(s, queue, yes, json)
 
 
-@command(
-    rest="queues",
-    help={
-        "queues": "queues of tasks (without one: show what is paused)",
-        "pool": "all queues of this pool",
-        "json": JSON,
-    },
-)
+@command(rest="queues", help=PAUSED)
 def pause(s: Session, queues: list[str], pool: str = "", json: bool = False) -> None:
     """Take no more tasks from queues, also by workers that start later: invoke pause mail"""
     from deploy.commands import queues as commands
@@ -354,14 +353,7 @@ def pause(s: Session, queues: list[str], pool: str = "", json: bool = False) -> 
     commands.pause(s, queues, json, pool)
 
 
-@command(
-    rest="queues",
-    help={
-        "queues": "queues of tasks (without one: show what is paused)",
-        "pool": "all queues of this pool",
-        "json": JSON,
-    },
-)
+@command(rest="queues", help=PAUSED)
 def resume(s: Session, queues: list[str], pool: str = "", json: bool = False) -> None:
     """Take tasks again from queues that were paused: invoke resume mail"""
     from deploy.commands import queues as commands

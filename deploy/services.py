@@ -97,6 +97,11 @@ def kind(service: str) -> str:
     return "worker" if service.startswith("worker-") else service
 
 
+def nothing_runs(place: str = "") -> WarrenError:
+    """The error where a command needs a stack that is up; ``place`` says where there is none."""
+    return WarrenError(f"{place}{': ' if place else ''}nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+
+
 def not_up_yet(service: str) -> WarrenError:
     """The error where workers of a pool are to change whose queues the broker does not have."""
     pool = service.removeprefix("worker-")

@@ -17,7 +17,7 @@ from deploy.platforms.compose.image import Image
 from deploy.platforms.lock import locked
 from deploy.run import Runner
 from deploy.secrets import Secrets
-from deploy.services import EDGE, is_worker, not_up_yet, of_pool, worker_services
+from deploy.services import EDGE, is_worker, not_up_yet, nothing_runs, of_pool, worker_services
 from deploy.services import services as all_services
 from deploy.settings import EDGE_PORTS, Settings
 from deploy.wait import until
@@ -254,7 +254,7 @@ class Compose:
     def renew(self, services: Sequence[str]) -> None:
         listed = containers.listed(self.settings, self.runner)
         if not listed:
-            raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+            raise nothing_runs()
         up = files.up()
         new = [one for one in services if is_worker(one) and one not in ("worker", *up)]
         if new and "rabbitmq" not in services:
@@ -297,7 +297,7 @@ class Compose:
         service = of_pool(pool)
         found = self.status()
         if not any(one.service == "rabbitmq" for one in found):
-            raise WarrenError("nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+            raise nothing_runs()
         if service not in {"worker", *files.up()}:
             raise not_up_yet(service)
         running = [one for one in found if one.service == service and one.state == "running"]

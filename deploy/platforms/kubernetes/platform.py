@@ -19,7 +19,7 @@ from deploy.platforms.kubernetes.kubectl import PART, Kubectl, explained
 from deploy.platforms.lock import locked
 from deploy.run import Runner
 from deploy.secrets import Secrets
-from deploy.services import SERVICES, kind, not_up_yet, of_pool, worker_services
+from deploy.services import SERVICES, kind, not_up_yet, nothing_runs, of_pool, worker_services
 from deploy.settings import Settings
 
 __all__ = ["Kubernetes"]
@@ -160,7 +160,7 @@ class Kubernetes:
 
     def restart(self, services: Sequence[str]) -> None:
         if not self.status():
-            raise WarrenError(f"{self.kubectl.place}: nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+            raise nothing_runs(self.kubectl.place)
         with locked(self.kubectl.note, dry=self.runner.dry):
             self.image.provide(self.kubectl)
             self.apply()
@@ -186,7 +186,7 @@ class Kubernetes:
         service = of_pool(pool)
         if self.kubectl.get("deployment", service) is None:
             if not self.status():
-                raise WarrenError(f"{self.kubectl.place}: nothing runs; `invoke up` starts the stack", ExitCode.FAILED)
+                raise nothing_runs(self.kubectl.place)
             raise not_up_yet(service)
         there = [pod["metadata"]["name"] for pod in pods.of(self.kubectl.list("pods"), service)]
         if 0 < workers < len(there):

@@ -39,7 +39,7 @@ from deploy.platforms.local.supervisor import NAME, Process, Supervisor, digests
 from deploy.platforms.lock import locked
 from deploy.run import Runner
 from deploy.secrets import Secrets
-from deploy.services import SERVICES, is_worker, kind, not_up_yet, of_pool, worker_services
+from deploy.services import SERVICES, is_worker, kind, not_up_yet, nothing_runs, of_pool, worker_services
 from deploy.services import services as all_services
 from deploy.settings import Settings
 from deploy.wait import INTERVAL
@@ -52,7 +52,6 @@ ORPHAN_SECONDS = 5
 # What starts together. The others would only fail and try again until the broker answers.
 TIERS = (("epmd", "rabbitmq"), ("worker", "monitor", "flower"))
 
-NOTHING_RUNS = "nothing runs; `invoke up` starts the stack"
 
 STATES = {"STARTING": "starting", "RUNNING": "running", "STOPPING": "running", "STOPPED": "stopped"}
 
@@ -190,7 +189,7 @@ class Local:
             new = [one for one in services if is_worker(one) and one not in self.slots()]
             if names and new and len(new) == len(services):
                 raise WarrenError(f"{', '.join(services)}: not up yet; `invoke up` starts it", ExitCode.FAILED)
-            raise WarrenError(f"nothing has been logged yet; {NOTHING_RUNS}", ExitCode.FAILED)
+            raise WarrenError(f"nothing has been logged yet; {nothing_runs()}", ExitCode.FAILED)
         code = self.runner.attach(["tail", "-n", str(tail), *(["-F"] if follow else []), *files])
         # Following ends by Ctrl-C only, as it should.
         return 0 if code == -signal.SIGINT else code
@@ -232,7 +231,7 @@ class Local:
     def require_running(self) -> dict[str, Process]:
         processes = self.supervisor.processes()
         if not processes:
-            raise WarrenError(NOTHING_RUNS, ExitCode.FAILED)
+            raise nothing_runs()
         return processes
 
     def scripts(self) -> Path:
