@@ -80,8 +80,8 @@ class Ready(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         RPCBackend.worker_pid = os.getpid()
         self.file.touch()
-        dispatcher = getattr(consumer, "event_dispatcher", None)
-        for connection in (getattr(consumer, "connection", None), getattr(dispatcher, "connection", None)):
+        # No events, no dispatcher.
+        for connection in (consumer.connection, getattr(consumer.event_dispatcher, "connection", None)):
             if (transport := getattr(connection, "connection", None)) is not None:
                 transport.on_blocked, transport.on_unblocked = self.blocked, self.unblocked
 

@@ -157,7 +157,7 @@ def test_alive_ticks_with_the_workers_timer(folder: Path) -> None:
 
 def test_ready_comes_and_goes_with_the_connection(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps.RPCBackend, "worker_pid", None)
-    consumer = SimpleNamespace()
+    consumer = SimpleNamespace(connection=None, event_dispatcher=None)
     step = steps.Ready(consumer)
     for end in (step.stop, step.shutdown):
         step.start(consumer)
