@@ -17,11 +17,11 @@ from docker.models.containers import Container
 
 from deploy.paths import ROOT
 from deploy.platforms.compose import edge
-from deploy.ports import any_free
 from deploy.settings import Settings
 from tests.support import containers
 from tests.support.edge import PATIENCE
 from tests.support.eventually import eventually
+from tests.support.ports import free_port
 
 SETTINGS = Settings()
 FILE = "/etc/caddy/Caddyfile"
@@ -107,7 +107,7 @@ class Alone:
 
 @pytest.fixture(scope="module")
 def alone(engine: docker.DockerClient) -> Iterator[Alone]:
-    port = any_free("127.0.0.1", set())
+    port = free_port()
     container = engine.containers.run(
         **caddy(Settings(edge="on", edge_https_port=port), "run"), ports={"8443/tcp": ("127.0.0.1", port)}, detach=True
     )

@@ -15,13 +15,13 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.definitions import VHOST, definitions
-from deploy.ports import any_free
 from deploy.secrets import load as load_secrets
 from deploy.services import broker_url, environments
 from deploy.settings import Settings
 from deploy.wait import amqp_answers
 from tests.support.eventually import eventually
 from tests.support.login import basic
+from tests.support.ports import free_port
 
 __all__ = ["HOST", "Answer", "Broker", "only"]
 
@@ -51,11 +51,10 @@ class Broker(ABC):
         self.name = name
         self.folder = folder
         self.secrets = load_secrets(folder / "secrets")
-        self.amqp = any_free(HOST, set())
-        self.management = any_free(HOST, {self.amqp})
-        prometheus = any_free(HOST, {self.amqp, self.management})
+        self.amqp = free_port()
+        self.management = free_port()
         self.settings = replace(
-            settings, amqp_port=self.amqp, management_port=self.management, prometheus_port=prometheus
+            settings, amqp_port=self.amqp, management_port=self.management, prometheus_port=free_port()
         )
 
     @abstractmethod

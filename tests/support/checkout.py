@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.paths import ROOT
-from deploy.ports import FIELDS, any_free
+from deploy.ports import FIELDS
+from tests.support.ports import free_port
 
 __all__ = ["Checkout"]
 
@@ -36,10 +37,8 @@ class Checkout:
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
-        ports: dict[str, int] = {}
-        for field in FIELDS:
-            ports[f"WARREN_{field.upper()}"] = any_free("127.0.0.1", set(ports.values()))
-        self.set(WARREN_PROJECT=self.project, **{name: str(port) for name, port in ports.items()}, **settings)
+        ports = {f"WARREN_{field.upper()}": str(free_port()) for field in FIELDS}
+        self.set(WARREN_PROJECT=self.project, **ports, **settings)
 
     def set(self, **settings: str) -> None:
         """Adds ``settings`` to .env."""

@@ -13,9 +13,9 @@ from unittest import mock
 from deploy.errors import WarrenError
 from deploy.platforms.local import broker, package
 from deploy.platforms.local.addresses import Ports
-from deploy.ports import any_free
 from deploy.settings import Settings
-from tests.support.brokers import HOST, Broker
+from tests.support.brokers import Broker
+from tests.support.ports import free_port
 from tests.support.processes import Process, environment
 
 __all__ = ["PrivateNode", "missing"]
@@ -40,16 +40,14 @@ class PrivateNode(Broker):
         super().__init__("rabbitmq of this system", folder, settings)
         scripts = package.find()
         assert scripts is not None
-        taken = {self.amqp, self.management, self.settings.prometheus_port}
-        epmd = any_free(HOST, taken)
         self.ports = Ports(
             amqp_port=self.amqp,
             management_port=self.management,
             prometheus_port=self.settings.prometheus_port,
             flower_port=self.settings.flower_port,
             monitor_port=self.settings.monitor_port,
-            epmd_port=epmd,
-            distribution_port=any_free(HOST, {*taken, epmd}),
+            epmd_port=free_port(),
+            distribution_port=free_port(),
         )
         (folder / "logs").mkdir()
         with self.here():

@@ -16,11 +16,11 @@ from typing import Any
 from app import health
 from app.monitor.history.schema import FILE, connect
 from deploy.paths import ROOT
-from deploy.ports import any_free
 from deploy.services import FLOWER_LOGIN
 from tests.support.brokers import HOST, Broker
 from tests.support.eventually import eventually
 from tests.support.login import basic
+from tests.support.ports import free_port
 from tests.support.processes import PYTHON, Process
 
 __all__ = ["Flower", "Monitor", "Worker"]
@@ -83,7 +83,7 @@ class Monitor(Process):
     """``python -m app.monitor`` on a free port; its lines are those of its standard output and error."""
 
     def __init__(self, broker: Broker, folder: Path, values: Mapping[str, str] | None = None) -> None:
-        self.port = any_free(HOST, {broker.amqp, broker.management})
+        self.port = free_port()
         self.token = broker.secrets["monitor-token"]
         self.folder = Path((values or {}).get("MONITOR_DIR", folder / "monitor"))
         folder.mkdir(exist_ok=True)
@@ -152,7 +152,7 @@ class Flower(Process):
     """``python -m app.flower`` on a free port, its state in ``folder``."""
 
     def __init__(self, broker: Broker, folder: Path, values: Mapping[str, str] | None = None) -> None:
-        self.port = any_free(HOST, {broker.amqp, broker.management})
+        self.port = free_port()
         self.login = (FLOWER_LOGIN, broker.secrets["flower-login"])
         super().__init__(
             [PYTHON, "-m", "app.flower"],

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from deploy.platforms.base import Endpoints
-from deploy.ports import any_free
 from deploy.run import Runner
 from deploy.session import Session
 from tests.support.brokers import HOST, Broker
+from tests.support.ports import free_port
 from tests.support.services import Monitor
 
 __all__ = ["session"]
@@ -25,6 +25,6 @@ def session(broker: Broker, monitor: Monitor | None = None, **settings: object) 
         management=broker.management,
         prometheus=1,
         flower=1,
-        monitor=monitor.port if monitor else any_free(HOST, {broker.amqp, broker.management}),
+        monitor=monitor.port if monitor else free_port(),
     )
     return made
