@@ -18,6 +18,9 @@ __all__ = ["AppSettings", "from_environment"]
 # No dots: a delayed task's binding is `#.<queue>`, so a queue `b` would also get what is meant for `a.b`.
 QUEUE_NAMES = r"^[a-z][a-z0-9_-]{0,62}$"
 
+# Of a prefix: what needs no quoting.
+URL_PATH = r"^/?[A-Za-z0-9._~/-]*$"
+
 Queues = Annotated[
     tuple[Annotated[str, Meta(pattern=QUEUE_NAMES)], ...],
     Meta(
@@ -51,6 +54,8 @@ EventTypes = Annotated[
         extra={"list": True},
     ),
 ]
+# What a login to Flower by OAuth needs, as fields.
+OAUTH = ("auth_provider", "auth", "oauth2_key", "oauth2_secret", "oauth2_redirect_uri")
 # What somebody would want to be woken for.
 TROUBLE = ("task-failed", "task-unclaimed", "task-stalled", "task-orphaned")
 
@@ -105,6 +110,10 @@ class AppSettings(Variables, frozen=True, kw_only=True):
     monitor_behind_proxy: Annotated[Literal["on", "off"], Meta(title="on or off")] = field(
         default="off", name="MONITOR_BEHIND_PROXY"
     )
+    # The path that a proxy has the page and the API under, and leaves in the requests. The monitor answers without it, too.
+    monitor_url_prefix: Annotated[
+        str, Meta(pattern=URL_PATH, title="a path such as /monitor", examples=["/monitor"])
+    ] = field(default="", name="MONITOR_URL_PREFIX")
     # Empty: nobody gets in by it.
     monitor_token: Annotated[str, Meta(title="the key of the monitor's API")] = field(default="", name="MONITOR_TOKEN")
     monitor_operator_password: Annotated[str, Meta(title="a password")] = field(
@@ -167,9 +176,9 @@ class AppSettings(Variables, frozen=True, kw_only=True):
         field(default=300, name="FLOWER_DEAF_SECONDS")
     )
     flower_read_only: Annotated[bool, Meta(title="true or false")] = field(default=False, name="FLOWER_READ_ONLY")
-    flower_url_prefix: Annotated[
-        str, Meta(pattern=r"^/?[A-Za-z0-9._~/-]*$", title="a path such as /flower", examples=["/flower"])
-    ] = field(default="", name="FLOWER_URL_PREFIX")
+    flower_url_prefix: Annotated[str, Meta(pattern=URL_PATH, title="a path such as /flower", examples=["/flower"])] = (
+        field(default="", name="FLOWER_URL_PREFIX")
+    )
     # Empty: a name and a password of its own, nothing foreign.
     flower_auth_provider: Annotated[
         str,
@@ -273,6 +282,13 @@ class AppSettings(Variables, frozen=True, kw_only=True):
     def stop_grace(self) -> int:
         """Seconds that a stopping worker gets, in the pool that is the most patient."""
         return max(pool.stop_grace for pool in self.every_pool)
+
+    @property
+    def half_a_login(self) -> list[str]:
+        """A line where a part of what Flower's login by OAuth needs is missing: it would let everybody in, or nobody."""
+        missing = [f"FLOWER_{name.upper()}" for name in OAUTH if not getattr(self, f"flower_{name}")]
+        some = 0 < len(missing) < len(OAUTH)
+        return [f"a login by OAuth needs {', '.join(missing)} too (docs/flower.md)"] if some else []
 
     @property
     def revokes_seconds(self) -> int:

@@ -44,7 +44,7 @@ MONITOR_LOGINS = ("operator", "viewer")
 MONITOR_SETTINGS = (
     *("monitor_format", "monitor_keep_days", "monitor_keep_tasks", "monitor_handlers"),
     *("monitor_webhook_url", "monitor_webhook_events", "monitor_command", "monitor_command_events"),
-    *("monitor_unclaimed_after", "monitor_stalled_factor", "monitor_silent_after"),
+    *("monitor_unclaimed_after", "monitor_stalled_factor", "monitor_silent_after", "monitor_url_prefix"),
 )
 
 # What the user sets of Flower, likewise.

@@ -197,11 +197,7 @@ def combinations(settings: Settings) -> list[str]:
                 lines.append(f"{variable}: {queue} is a name of Celery's delayed delivery; choose another one")
             if pool.queues.count(queue) > 1:
                 lines.append(f"{variable}: {queue} is there twice; name each queue once")
-    oauth = ("auth_provider", "auth", "oauth2_key", "oauth2_secret", "oauth2_redirect_uri")
-    missing = [f"FLOWER_{name.upper()}" for name in oauth if not getattr(settings, f"flower_{name}")]
-    if 0 < len(missing) < len(oauth):
-        # Flower would let everybody in, or nobody.
-        lines.append(f"a login by OAuth needs {', '.join(missing)} too (docs/flower.md)")
+    lines += settings.half_a_login
     try:
         shlex.split(settings.monitor_command)
     except ValueError as error:

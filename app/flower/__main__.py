@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import flower.command
@@ -33,8 +34,20 @@ def banner(*args: Any, print_banner: Any = flower.command.print_banner) -> None:
         flower.command.settings = with_secrets
 
 
+def clear(environment: MutableMapping[str, str]) -> None:
+    """Takes away what Flower would take for more than it is: a variable that is empty is one that is not set.
+
+    Where a provider of logins is set, the operator's password is no way in, nor asked for on top.
+    """
+    for name in [name for name, value in environment.items() if name.startswith("FLOWER_") and not value.strip()]:
+        del environment[name]
+    if environment.get("FLOWER_AUTH_PROVIDER"):
+        environment.pop("FLOWER_BASIC_AUTH", None)
+
+
 def main() -> int:
     gc.set_threshold(GARBAGE)
+    clear(os.environ)
     # The one place where Flower's command names the class of its application.
     flower.command.Flower = Flower
     flower.command.print_banner = banner

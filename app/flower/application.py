@@ -67,6 +67,16 @@ def current_user(handler: Any, ask: Any = BaseHandler.get_current_user) -> Any:
         raise HTTPError(401) from None
 
 
+def set_cookie(handler: Any, *words: Any, write: Any = BaseHandler.set_cookie, **about: Any) -> None:
+    """Tornado's, for HTTPS only where the browser has that, if only with a proxy in front. Flower knows of none.
+
+    Who lies about it only keeps its own cookies from being sent.
+    """
+    request = handler.request
+    https = "https" in (request.protocol, request.headers.get("X-Forwarded-Proto", "").lower())
+    write(handler, *words, **{"secure": https, **about})
+
+
 class Challenge(OutputTransform):
     """Lets browsers answer a 401 of the API too, which Flower sends without a challenge.
 
@@ -87,17 +97,20 @@ class Flower(FlowerApplication):
         io_loop = IOLoop.current()
         try:
             settings = from_environment()
+            if settings.half_a_login:
+                raise Mistake(settings.half_a_login)
         except Mistake as mistake:
             sys.stderr.writelines(f"error: {line}\n" for line in mistake.lines)
             raise SystemExit(3) from None
         events = Events(capp, io_loop, options, settings)
         super().__init__(options=options, capp=capp, events=events, io_loop=io_loop, **kwargs)
         events.on_purge = self._purged
-        # Before Flower's own. The two of health also without the prefix: who asks for them need not know it.
+        # Before Flower's own, and without the prefix too: the platform and Prometheus need not know it.
         pages = [("/healthcheck", Healthcheck), ("/readyz", Ready), ("/metrics", Metrics)]
         prefixed = [rewrite_handler(page, options.url_prefix) for page in pages] if options.url_prefix else pages
-        self.add_handlers(".*", [*prefixed, *pages[:2]])
+        self.add_handlers(".*", [*prefixed, *pages])
         BaseHandler.get_current_user = current_user
+        BaseHandler.set_cookie = set_cookie
         if self.options.basic_auth:
             self.add_transform(Challenge)
 

@@ -74,6 +74,8 @@ def test_who_is_not_logged_in_is_sent_to_the_provider_and_back_below_the_prefix(
     # For all paths: the browser brings it back to the return path.
     cookie = headers["Set-Cookie"]
     assert cookie.startswith("oauth_state=") and "Path=/;" in f"{cookie};"
+    # For HTTPS only, which Flower itself does not speak.
+    assert "; Secure" in cookie
     value = cookie.partition(";")[0].partition("=")[2].strip('"')
     state = decode_signed_value(SECRETS["flower-cookie"], "oauth_state", value)
     assert state and f"state={state.decode()}" in headers["Location"]

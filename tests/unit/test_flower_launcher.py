@@ -143,6 +143,9 @@ def test_a_wrong_setting(make: Make) -> None:
     flower = make(FLOWER_AUTH="*@example.org")
     assert flower.popen.wait(60) == 3
     assert flower.lines[-1].endswith("; write for example FLOWER_AUTH=.*@example.org")
+    flower = make(FLOWER_AUTH_PROVIDER="flower.views.auth.GoogleAuth2LoginHandler")
+    assert flower.popen.wait(60) == 3
+    assert flower.lines[-1].startswith("error: a login by OAuth needs FLOWER_AUTH, FLOWER_OAUTH2_KEY, ")
 
 
 PROVIDERS = {

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from flower.utils.authentication import authenticate, validate_auth_option
 
+from app.flower.__main__ import clear
+from app.settings import from_environment
 from deploy.commands import stack
 from deploy.errors import ExitCode, WarrenError
 from deploy.secrets import NAMES, Secrets
@@ -105,6 +107,22 @@ def test_how_to_log_in_is_said(tmp_path: Path) -> None:
 
     assert said(Settings()) == "user operator, password in .warren/secrets/flower-login"
     assert said(env(tmp_path, OAUTH)) == "login by GoogleAuth2"
+
+
+def test_the_launcher_takes_what_is_empty_for_not_set() -> None:
+    password = {"FLOWER_BASIC_AUTH": "operator:secret", "FLOWER_URL_PREFIX": "", "FLOWER_AUTH_PROVIDER": ""}
+    clear(password)
+    assert password == {"FLOWER_BASIC_AUTH": "operator:secret"}
+    # On Kubernetes a pod has it all.
+    both = {"FLOWER_BASIC_AUTH": "operator:secret", **OAUTH}
+    clear(both)
+    assert both == OAUTH
+
+
+@pytest.mark.parametrize("missing", OAUTH)
+def test_a_pod_is_not_opened_by_halves(missing: str) -> None:
+    (line,) = from_environment({**OAUTH, missing: ""}).half_a_login
+    assert line.startswith(f"a login by OAuth needs {missing} too")
 
 
 def test_config_hides_the_secret(menu: Menu, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

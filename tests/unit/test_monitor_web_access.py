@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.environment import Mistake
 from app.monitor.web.access import BURST, REFILL, Attempts
 from app.monitor.web.login import after
 from app.monitor.web.server import PAGES, ROUTES
@@ -244,3 +245,25 @@ def test_no_secret_is_logged(site: Site, caplog: pytest.LogCaptureFixture) -> No
     assert "operator logged in from 127.0.0.1" in caplog.text
     for secret in (TOKEN, OPERATOR, "almost-the-password", "almost-the-token", *browser.cookies.values()):
         assert secret not in caplog.text
+
+
+def test_it_also_answers_below_a_prefix() -> None:
+    with serve([task("one")], monitor_url_prefix="/at/monitor/") as site:
+        assert site.ask("GET", "/at/monitor?x=1").headers["Location"] == "/at/monitor/?x=1"
+        browser = site.browser()
+        for path, login in {
+            "/at/monitor/": "./login",
+            "/at/monitor/task/one?x=1": "../login?next=task%2Fone%3Fx%3D1",
+        }.items():
+            assert (answer := browser.get(path)).headers["Location"] == login, answer
+        for path in ("/at/monitor/healthz", "/healthz", "/at/monitor/static/page.css", "/static/page.css"):
+            assert site.ask("GET", path).status == 200, path
+        # As the platform and its commands ask.
+        assert site.get("/at/monitor/tasks/one").status == site.get("/tasks/one").status == 200
+        assert site.get("/at/monitored/tasks").status == site.get("/elsewhere/tasks").status == 404
+
+
+@pytest.mark.parametrize("prefix", ["tasks", "/live/", "/static/x"])
+def test_a_prefix_hides_none_of_its_own_addresses(prefix: str) -> None:
+    with pytest.raises(Mistake, match="has addresses of its own"), serve(monitor_url_prefix=prefix):
+        pass

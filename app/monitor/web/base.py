@@ -47,6 +47,8 @@ HEADERS = {
     # The answer depends on both.
     "Vary": "Accept, Cookie",
 }
+# Where it runs, the monitor is not told.
+KEPT = ".warren/secrets/monitor-token (on Kubernetes monitor-token of the Secret warren)"
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 # Days that a login lasts: a working day.
 LOGIN_DAYS = 0.5
@@ -111,7 +113,7 @@ class Base(RequestHandler):
                 return
             raise Refused(
                 401,
-                "log in at /login, or send `Authorization: Bearer <token>` with the one in .warren/secrets/monitor-token",
+                f"log in at /login, or send `Authorization: Bearer <token>` with the one in {KEPT}",
                 CHALLENGE,
             )
         if self.request.method not in {"GET", "HEAD"} and not self.by_token:
@@ -147,7 +149,7 @@ class Base(RequestHandler):
                 if wait := access.tokens.wait(address):
                     raise too_many(wait, "tokens")
                 access.tokens.failed(address)
-                raise Refused(401, "the token is wrong; it is in .warren/secrets/monitor-token", CHALLENGE)
+                raise Refused(401, f"the token is wrong; it is in {KEPT}", CHALLENGE)
             return who
         ticket = self.get_signed_cookie(access.cookie, max_age_days=LOGIN_DAYS)
         return access.by_ticket(ticket.decode("utf-8", "replace")) if ticket else None

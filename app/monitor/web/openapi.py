@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.event_types import TYPES
+from app.monitor.web.base import KEPT
 from app.monitor.web.sources import ATTENTION, SORTS, STATES
 
 __all__ = ["document"]
@@ -321,7 +322,7 @@ def document() -> dict[str, Any]:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "The one in .warren/secrets/monitor-token.",
+                    "description": f"The one in {KEPT}.",
                 },
                 "login": {
                     "type": "apiKey",

@@ -10,9 +10,10 @@ from functools import partial
 from typing import Any
 
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
 from tornado.netutil import bind_sockets
 from tornado.template import Loader
-from tornado.web import Application, RequestHandler, StaticFileHandler
+from tornado.web import Application, RedirectHandler, RequestHandler, StaticFileHandler
 
 from app.environment import Mistake
 from app.monitor.hub import Hub, Status
@@ -96,6 +97,33 @@ class Nothing(Base):
         raise Refused(
             404, "there is nothing here; the pages are /, /live and /workers, the API is told by /openapi.json"
         )
+
+
+class Below(Application):
+    """An application that also answers below ``prefix``, for proxies that leave it in what they pass on.
+
+    Raises:
+        Mistake: addresses of the monitor's own begin like that.
+    """
+
+    def __init__(self, prefix: str, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._prefix = f"/{prefix.strip('/')}" if prefix.strip("/") else ""
+        taken = {path.split("/")[1] for path in (*ROUTES, *PAGES, "/static")} - {""}
+        if self._prefix[1:].split("/")[0] in taken:
+            raise Mistake(
+                [f"MONITOR_URL_PREFIX={prefix} is where the monitor has addresses of its own; take another: /monitor"]
+            )
+
+    def find_handler(self, request: HTTPServerRequest, **info: Any) -> Any:
+        if self._prefix and f"{request.path}/".startswith(f"{self._prefix}/"):
+            if request.path == self._prefix:
+                # All links are relative: without the slash they would lead beside it.
+                to = {"url": f"{self._prefix}/", "permanent": False}
+                return self.get_handler_delegate(request, RedirectHandler, to)
+            request.path = request.path.removeprefix(self._prefix)
+            request.uri = (request.uri or "").removeprefix(self._prefix)
+        return super().find_handler(request, **info)
 
 
 class Server:
@@ -182,7 +210,8 @@ class Server:
         routes = [
             (path.replace("{id}", one).replace(".", r"\."), handler) for path, handler in (ROUTES | PAGES).items()
         ]
-        return Application(
+        return Below(
+            self._settings.monitor_url_prefix,
             [*routes, (r"/static/(.*)", Static, {"path": str(HERE / "static")})],
             default_handler_class=Nothing,
             template_loader=Loader(str(HERE / "templates"), autoescape="xhtml_escape", whitespace="oneline"),
