@@ -110,10 +110,17 @@ def test_one_apply_brings_all_of_it_up_without_a_crash(cluster: Cluster, stack: 
 
 def test_a_second_apply_changes_nothing(cluster: Cluster, stack: Checkout) -> None:
     before = versions(cluster)
-    applied(cluster, stack)
+    told = [line for line in applied(cluster, stack).stdout.splitlines() if not line.endswith(" unchanged")]
+    # kubectl sends the selector of a budget each time, changed or not.
+    assert {line.partition("/")[0] for line in told} <= {"poddisruptionbudget.policy"}, told
     assert versions(cluster) == before
     compared = applied(cluster, stack, "diff")
     assert (compared.returncode, compared.stdout) == (0, "")
+
+
+def test_who_applies_on_the_server_meets_no_conflict(cluster: Cluster, stack: Checkout) -> None:
+    done = applied(cluster, stack, "apply", "--server-side", "--dry-run=server")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_maker_of_secrets_may_do_nothing_else_and_leaves_what_is_there(cluster: Cluster, stack: Checkout) -> None:
