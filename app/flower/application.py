@@ -16,7 +16,7 @@ from flower.views.monitor import Healthcheck
 from flower.views.monitor import Metrics as FlowerMetrics
 from tornado.httputil import HTTPHeaders
 from tornado.ioloop import IOLoop
-from tornado.web import HTTPError, OutputTransform
+from tornado.web import HTTPError, OutputTransform, RedirectHandler
 
 from app.environment import Mistake
 from app.flower.events import Events
@@ -108,7 +108,9 @@ class Flower(FlowerApplication):
         # Before Flower's own, and without the prefix too: the platform and Prometheus need not know it.
         pages = [("/healthcheck", Healthcheck), ("/readyz", Ready), ("/metrics", Metrics)]
         prefixed = [rewrite_handler(page, options.url_prefix) for page in pages] if options.url_prefix else pages
-        self.add_handlers(".*", [*prefixed, *pages])
+        # Who asks for the root is led below the prefix.
+        root = [("/", RedirectHandler, {"url": f"/{options.url_prefix.strip('/')}/", "permanent": False})]
+        self.add_handlers(".*", [*prefixed, *pages, *(root if options.url_prefix else [])])
         BaseHandler.get_current_user = current_user
         BaseHandler.set_cookie = set_cookie
         if self.options.basic_auth:

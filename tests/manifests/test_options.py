@@ -96,6 +96,40 @@ def test_routes_of_the_gateway_lead_to_services_that_are_there(option: Any) -> N
         assert [each["protocol"] for each in listeners if each["name"] == parent["sectionName"]] == ["HTTPS"]
 
 
+@pytest.mark.parametrize("name", ["ingress", "ingress-path"])
+def test_the_ingress_leads_to_services_that_are_there_with_the_certificate_of_the_first_apply(
+    option: Any, name: str
+) -> None:
+    manifests = option(name)
+    ingresses = [each for each in manifests if each["kind"] == "Ingress"]
+    reached = set()
+    script = (ROOT / "k8s/base/config/make_secrets.py").read_text()
+    for each in (ingress["spec"] for ingress in ingresses):
+        # The cluster's default serves it.
+        assert "ingressClassName" not in each
+        (rule,), (tls,) = each["rules"], each["tls"]
+        assert (tls["hosts"], tls["secretName"]) == ([rule["host"]], "warren")
+        assert f'"{rule["host"]}"' in script
+        for path in rule["http"]["paths"]:
+            service = path["backend"]["service"]
+            assert service["port"]["name"] in [
+                port["name"] for port in one(manifests, "Service", service["name"])["spec"]["ports"]
+            ]
+            reached.add((service["name"], path["path"]))
+    assert {service for service, _ in reached} == {"flower", "monitor"}
+    assert all("annotations" not in ingress["metadata"] for ingress in ingresses)
+    # No controller rewrites paths without being told how: who is behind one serves below it.
+    files = {file["metadata"]["name"]: file["data"] for file in manifests if file["kind"] == "ConfigMap"}
+    for service, path in reached:
+        (container,) = one(manifests, "Deployment", service)["spec"]["template"]["spec"]["containers"]
+        (data,) = (
+            files[source["configMapRef"]["name"]]
+            for source in container["envFrom"]
+            if source.get("configMapRef", {}).get("name", "").startswith(f"warren-{service}-")
+        )
+        assert data[f"{service.upper()}_URL_PREFIX"] == path.rstrip("/")
+
+
 def test_cpu_at_which_workers_are_added_is_below_what_one_may_use(option: Any) -> None:
     manifests = option("hpa", "production")
     (metric,) = one(manifests, "HorizontalPodAutoscaler", "worker")["spec"]["metrics"]

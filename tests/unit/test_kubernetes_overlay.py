@@ -12,6 +12,7 @@ from app.pools import Pool
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.platforms.kubernetes import overlay
+from deploy.services import FLOWER_OAUTH, FLOWER_SETTINGS, MONITOR_SETTINGS
 from deploy.settings import Settings
 
 DEV = ROOT / "k8s" / "overlays" / "dev"
@@ -37,8 +38,7 @@ def test_the_defaults_change_only_namespace_and_images(home: Path) -> None:
         {"name": "rabbitmq", "newName": "rabbitmq", "newTag": "4.3-management"},
         {"name": "python", "newName": "python", "newTag": "3.13-slim"},
     ]
-    assert made["configMapGenerator"] == made["patches"] == []
-    assert "secretGenerator" not in made
+    assert made["configMapGenerator"] == made["patches"] == made["secretGenerator"] == []
 
 
 def test_a_setting_goes_into_the_config_map_that_has_it(home: Path) -> None:
@@ -69,6 +69,55 @@ def test_the_longest_task_and_the_brokers_memory_reach_their_pods(home: Path) ->
                 }
             }
         },
+    }
+
+
+def test_tasks_at_a_time_are_told_to_their_own_workers_only(home: Path) -> None:
+    made = written(Settings(worker_concurrency="4", task_time_limit=1000))
+    (tasks,) = made["configMapGenerator"]
+    assert tasks["literals"] == ["WARREN_TASK_TIME_LIMIT=1000"]
+    own = {"name": "worker", "env": [{"name": "WARREN_WORKER_CONCURRENCY", "value": "4"}]}
+    assert patches(made) == {
+        "worker": {"template": {"spec": {"terminationGracePeriodSeconds": 1030, "containers": [own]}}}
+    }
+
+
+def test_a_login_elsewhere_reaches_flower_its_secret_as_one(home: Path) -> None:
+    made = written(
+        Settings(
+            flower_auth_provider="flower.views.auth.GithubLoginHandler",
+            flower_auth=".*@example.org",
+            flower_oauth2_key="the-key",
+            flower_oauth2_secret="hidden",
+            flower_oauth2_redirect_uri="https://flower.example.org/login",
+        )
+    )
+    (flower,) = made["configMapGenerator"]
+    assert (flower["name"], sorted(flower["literals"])) == (
+        "warren-flower",
+        [
+            "FLOWER_AUTH=.*@example.org",
+            "FLOWER_AUTH_PROVIDER=flower.views.auth.GithubLoginHandler",
+            "FLOWER_OAUTH2_KEY=the-key",
+            "FLOWER_OAUTH2_REDIRECT_URI=https://flower.example.org/login",
+        ],
+    )
+    assert made["secretGenerator"] == [{"name": "flower-oauth", "envs": ["flower-oauth.env"]}]
+    file = overlay.FOLDER / "flower-oauth.env"
+    assert (file.read_text(), oct(file.stat().st_mode & 0o777)) == ("FLOWER_OAUTH2_SECRET=hidden\n", "0o600")
+
+
+def test_every_variable_of_the_pods_is_in_one_file_or_in_a_secret() -> None:
+    names = [
+        line.partition("=")[0]
+        for file in sorted(overlay.CONFIG.glob("*.env"))
+        for line in file.read_text().splitlines()
+        if line[0] != "#"
+    ]
+    assert len(set(names)) == len(names)
+    elsewhere = {"flower_oauth2_secret"}
+    assert {name.upper() for name in (*MONITOR_SETTINGS, *FLOWER_SETTINGS, *FLOWER_OAUTH) if name not in elsewhere} <= {
+        *names
     }
 
 

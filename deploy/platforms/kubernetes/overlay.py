@@ -22,6 +22,7 @@ FOLDER = STATE / "kubernetes" / "overlay"
 KUSTOMIZATION = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
 # The label of the pools that are made from the settings.
 OURS = "app.kubernetes.io/managed-by=invoke"
+CONCURRENCY = "WARREN_WORKER_CONCURRENCY"
 CONFIG = ROOT / "k8s" / "base" / "config"
 
 
@@ -55,7 +56,10 @@ def write(settings: Settings, image: str, place: Path, scaled: Mapping[str, int 
     if (ROOT / "app.env").exists():
         # kustomize reads no file from outside its folder.
         write_private(FOLDER / "app.env", (ROOT / "app.env").read_text())
-        content["secretGenerator"] = [{"name": "app-env", "envs": ["app.env"]}]
+        content["secretGenerator"].append({"name": "app-env", "envs": ["app.env"]})
+    if settings.flower_oauth2_secret:
+        write_private(FOLDER / "flower-oauth.env", f"FLOWER_OAUTH2_SECRET={settings.flower_oauth2_secret}\n")
+        content["secretGenerator"].append({"name": "flower-oauth", "envs": ["flower-oauth.env"]})
     write_private(FOLDER / "kustomization.yaml", text(content))
     return FOLDER
 
@@ -67,28 +71,31 @@ def text(content: dict[str, Any]) -> str:
 
 def kustomization(settings: Settings, image: str, place: str, scaled: Mapping[str, int | None]) -> dict[str, Any]:
     patches = [patch("Deployment", service, {"replicas": count}) for service, count in scaled.items()]
+    spec: dict[str, Any] = {}
     if settings.task_time_limit != Settings().task_time_limit:
-        patches.append(patch("Deployment", "worker", grace(settings.default_pool)))
+        spec |= grace(settings.default_pool)
+    if settings.worker_concurrency != Settings().worker_concurrency:
+        spec["containers"] = [own_variables({CONCURRENCY: settings.worker_concurrency})]
+    if spec:
+        patches.append(patch("Deployment", "worker", of_pods(spec)))
     if settings.rabbitmq_memory_mb != Settings().rabbitmq_memory_mb:
         memory = {"memory": f"{settings.rabbitmq_memory_mb}Mi"}
         broker = {"name": "rabbitmq", "resources": {"requests": memory, "limits": memory}}
-        patches.append(patch("StatefulSet", "rabbitmq", {"template": {"spec": {"containers": [broker]}}}))
+        patches.append(patch("StatefulSet", "rabbitmq", of_pods({"containers": [broker]})))
     images = {"warren-app": image, "rabbitmq": settings.rabbitmq_image, "python": settings.python_image}
     return {
         "namespace": settings.project,
         "resources": [place],
         "images": [{"name": name, **parts(to)} for name, to in images.items()],
         "configMapGenerator": merged(settings),
+        "secretGenerator": [],
         "patches": patches,
     }
 
 
 def pool_of_workers(pool: Pool) -> dict[str, Any]:
     """The default pool's workers under another name, with queues and limits of their own (from the ConfigMap, by its name)."""
-    own = [{"name": name, "value": value} for name, value in of_its_workers(pool).items()]
-    worker = {"name": "worker", "env": own}
-    spec = grace(pool)
-    spec["template"]["spec"]["containers"] = [worker]
+    spec = of_pods({**grace(pool), "containers": [own_variables(of_its_workers(pool))]})
     whole = {"app.kubernetes.io/instance": "warren", "app.kubernetes.io/part-of": "warren"}
     return {
         "resources": [os.path.relpath(ROOT / "k8s" / "base" / "worker", FOLDER / of_pool(pool))],
@@ -103,7 +110,16 @@ def pool_of_workers(pool: Pool) -> dict[str, Any]:
 
 
 def grace(pool: Pool) -> dict[str, Any]:
-    return {"template": {"spec": {"terminationGracePeriodSeconds": pool.stop_grace}}}
+    return {"terminationGracePeriodSeconds": pool.stop_grace}
+
+
+def own_variables(values: Mapping[str, str]) -> dict[str, Any]:
+    """What only these workers are told, so that another value restarts nobody else."""
+    return {"name": "worker", "env": [{"name": name, "value": value} for name, value in values.items()]}
+
+
+def of_pods(spec: dict[str, Any]) -> dict[str, Any]:
+    return {"template": {"spec": spec}}
 
 
 def parts(image: str) -> dict[str, str]:

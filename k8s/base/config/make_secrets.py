@@ -54,8 +54,8 @@ def certificate(namespace: str) -> dict[str, str]:
         for service in ("rabbitmq", "*.rabbitmq-nodes", "monitor", "flower")
         for suffix in ("", f".{namespace}", f".{namespace}.svc")
     ]
-    # As the component `ingress` has them: a controller takes no certificate that does not name the host.
-    names += ["flower.example.test", "monitor.example.test"]
+    # As the components `ingress` and `ingress-path` have them: a controller takes no certificate that does not name the host.
+    names += ["flower.example.test", "monitor.example.test", "warren.example.test"]
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [
