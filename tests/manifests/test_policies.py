@@ -1,4 +1,4 @@
-"""Network policies let through just the connections that the stack makes, and options fit what they work on."""
+"""Network policies let through just the connections that the stack makes."""
 
 from __future__ import annotations
 
@@ -72,18 +72,3 @@ def test_broker_nodes_may_copy_streams_to_each_other(policed: Manifests) -> None
     for direction in ("ingress", "egress"):
         (rule,) = policy["spec"][direction]
         assert {"protocol": "TCP", "port": 6000, "endPort": 6500} in rule["ports"]
-
-
-def test_keda_counts_in_workers_and_leaves_their_number_to_itself(tmp_path_factory: pytest.TempPathFactory) -> None:
-    manifests = with_component(tmp_path_factory.mktemp("keda"), "production", "keda")
-    (scaled,) = (one for one in manifests if one["kind"] == "ScaledObject")
-    (worker,) = (one for one in manifests if one["kind"] == "Deployment" and one["metadata"]["name"] == "worker")
-    spec = worker["spec"]["template"]["spec"]
-    (trigger,) = scaled["spec"]["triggers"]
-    assert scaled["spec"]["scaleTargetRef"]["name"] == "worker" and "replicas" not in worker["spec"]
-    # By amqp it would not see tasks that run.
-    assert trigger["metadata"]["protocol"] == "http"
-    # A worker runs as many tasks as its limit has CPUs, with one fetched for each.
-    assert trigger["metadata"]["value"] == spec["containers"][0]["resources"]["limits"]["cpu"]
-    assert trigger["metadata"]["host"] == f"http://rabbitmq.{worker['metadata']['namespace']}.svc:15672"
-    assert scaled["spec"]["cooldownPeriod"] > spec["terminationGracePeriodSeconds"]

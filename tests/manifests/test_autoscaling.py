@@ -1,0 +1,109 @@
+"""What KEDA is told agrees with what workers do, in any namespace and for pools too."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import celery
+from deploy.paths import ROOT
+from tests.manifests.conftest import with_component
+from tests.support.manifests import Manifest, render
+
+Manifests = tuple[Manifest, ...] | list[Manifest]
+
+
+def one(manifests: Manifests, kind: str, name: str) -> Manifest:
+    (found,) = (each for each in manifests if (each["kind"], each["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def variables(manifests: Manifests, deployment: Manifest) -> dict[str, str]:
+    """The variables of its container as KEDA resolves them: constants, and ConfigMaps by their names."""
+    found: dict[str, str] = {}
+    for variable in deployment["spec"]["template"]["spec"]["containers"][0]["env"]:
+        value = variable.get("value", "")
+        if reference := variable.get("valueFrom", {}).get("configMapKeyRef"):
+            value = one(manifests, "ConfigMap", reference["name"])["data"][reference["key"]]
+        found[variable["name"]] = re.sub(r"\$\((\w+)\)", lambda name: found.get(name[1], name[0]), value)
+    return found
+
+
+@pytest.fixture(scope="module", params=["dev", "production"])
+def scaled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Manifests:
+    return with_component(tmp_path_factory.mktemp("keda"), request.param, "keda")
+
+
+def test_keda_counts_in_workers_and_leaves_their_number_to_itself(scaled: Manifests) -> None:
+    spec = one(scaled, "ScaledObject", "worker")["spec"]
+    worker = one(scaled, "Deployment", "worker")
+    pod = worker["spec"]["template"]["spec"]
+    (trigger,) = spec["triggers"]
+    assert spec["scaleTargetRef"]["name"] == "worker" and "replicas" not in worker["spec"]
+    # By amqp it would not see tasks that run, nor by http those of workers that acknowledge when they begin.
+    assert trigger["metadata"]["protocol"] == "http" and celery.conf.task_acks_late
+    assert trigger["metadata"].get("excludeUnacknowledged", "false") == "false"
+    # A worker runs as many tasks as its limit has CPUs, and keeps no more from the others than it has processes.
+    assert trigger["metadata"]["value"] == pod["containers"][0]["resources"]["limits"]["cpu"]
+    assert celery.conf.worker_prefetch_multiplier == 1
+    assert spec["cooldownPeriod"] > pod["terminationGracePeriodSeconds"]
+
+
+def test_keda_counts_all_queues_of_the_workers_together(scaled: Manifests) -> None:
+    (trigger,) = one(scaled, "ScaledObject", "worker")["spec"]["triggers"]
+    asked = trigger["metadata"]
+    assert (asked["useRegex"], asked["operation"]) == ("true", "sum")
+    (tasks,) = (
+        each["data"]
+        for each in scaled
+        if each["kind"] == "ConfigMap" and each["metadata"]["name"].startswith("warren-tasks")
+    )
+    queues = tasks["WARREN_QUEUES"].split(",")
+    assert all(re.search(asked["queueName"], queue) for queue in queues)
+    assert not any(re.search(asked["queueName"], queue) for queue in ("dead_letters", "default.other", "my-default"))
+
+
+@pytest.mark.parametrize("namespace", ["warren", "shop"])
+def test_keda_finds_the_broker_in_any_namespace(tmp_path: Path, namespace: str) -> None:
+    content = {
+        "namespace": namespace,
+        "resources": [os.path.relpath(ROOT / "k8s/overlays/dev", tmp_path)],
+        "components": [os.path.relpath(ROOT / "k8s/components/keda", tmp_path)],
+    }
+    (tmp_path / "kustomization.yaml").write_text(json.dumps(content))
+    manifests = render(tmp_path)
+    (trigger,) = one(manifests, "ScaledObject", "worker")["spec"]["triggers"]
+    host = variables(manifests, one(manifests, "Deployment", "worker"))[trigger["metadata"]["hostFromEnv"]]
+    assert host == f"http://rabbitmq.{namespace}.svc:15672"
+    login = one(manifests, "TriggerAuthentication", trigger["authenticationRef"]["name"])["spec"]
+    (user,) = login["configMapTargetRef"]
+    assert one(manifests, "ConfigMap", user["name"])["data"][user["key"]] == "ops"
+
+
+def test_a_pool_may_have_a_scaler_of_its_own(tmp_path: Path) -> None:
+    """By the same component, named in the pool's own folder."""
+    pool: dict[str, Any] = {
+        "resources": [os.path.relpath(ROOT / "k8s/base/worker", tmp_path / "pool")],
+        "components": [os.path.relpath(ROOT / "k8s/components/keda", tmp_path / "pool")],
+        "nameSuffix": "-heavy",
+    }
+    content = {
+        "namespace": "shop",
+        "resources": [os.path.relpath(ROOT / "k8s/overlays/dev", tmp_path), "pool"],
+        "components": [os.path.relpath(ROOT / "k8s/components/keda", tmp_path)],
+    }
+    (tmp_path / "pool").mkdir()
+    for folder, written in ((tmp_path, content), (tmp_path / "pool", pool)):
+        (folder / "kustomization.yaml").write_text(json.dumps(written))
+    manifests = render(tmp_path)
+    for name in ("worker", "worker-heavy"):
+        spec = one(manifests, "ScaledObject", name)["spec"]
+        (trigger,) = spec["triggers"]
+        assert (spec["scaleTargetRef"]["name"], trigger["authenticationRef"]["name"]) == (name, name)
+        host = variables(manifests, one(manifests, "Deployment", name))[trigger["metadata"]["hostFromEnv"]]
+        assert host == "http://rabbitmq.shop.svc:15672"
