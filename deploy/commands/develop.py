@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 
@@ -62,6 +63,11 @@ def lint(s: Session) -> None:
 PACKAGES = {"rabbitmq-server": "rabbitmq-server", "chromium": "chromium"}
 
 
+# Tests wait for brokers, stacks and clusters more than they compute, so more of them at a time than the machine has cores.
+# They are given out as tests/conftest.py groups and orders them. More than eight have nothing left to do.
+SEVERAL = ["-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "loadgroup", "--no-loadscope-reorder"]
+
+
 def test(s: Session, args: list[str]) -> None:
     from deploy import debian
 
@@ -77,7 +83,7 @@ def test(s: Session, args: list[str]) -> None:
             debian.ensure(package, program, s.runner)
         except WarrenError as error:
             note(f"tests that need {package} will be skipped: {error}")
-    code = s.runner.attach([sys.executable, "-m", "pytest", *args])
+    code = s.runner.attach([sys.executable, "-m", "pytest", *(args or SEVERAL)])
     if faults:
         raise faults
     if code:
