@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import uuid
 from collections.abc import Iterator
 
 import pytest
 
+from deploy.paths import ROOT
 from deploy.platforms.local import package
 from tests.support.checkout import Checkout
+from tests.support.cluster import named
 
 # Beside the default pool, as docs/operations.md has it.
 POOL = {
@@ -48,3 +51,28 @@ def stack(platform: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         yield checkout
     finally:
         checkout.invoke("down", "--volumes", "--yes", check=False)
+
+
+@pytest.fixture(scope="session")
+def app_image() -> Iterator[str]:
+    """The app image of now, on the cluster's nodes with the others that pods run; built once for all tests there.
+
+    Of a name of its own: nodes may have an older image of the name that the manifests have.
+    """
+    cluster = named("default")
+    if not engine_answers():
+        pytest.skip("no Docker engine answers, which builds the app image; start one")
+    name = f"warren-app:e2e-{uuid.uuid4().hex[:8]}"
+    subprocess.run(
+        [
+            *("docker", "build", "--quiet", "--file", "deploy/image/Dockerfile", "--tag", name),
+            *("--build-context", "project=deploy/image/no-project", "."),
+        ],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    try:
+        cluster.load(name, "rabbitmq:4.3-management", "python:3.13-slim")
+        yield name
+    finally:
+        # Nodes throw away what no pod runs when their disks fill up; the engine does not.
+        subprocess.run(["docker", "rmi", name], check=False, capture_output=True)

@@ -38,20 +38,13 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def stack(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout whose dev overlay is for a namespace of its own, applied with kubectl alone."""
     checkout = Checkout(tmp_path_factory.mktemp("kubernetes"), "kubernetes", WARREN_KUBE_CONTEXT=cluster.context)
     checkout.set(WARREN_PROJECT=cluster.namespace, WARREN_KUBE_LOAD=os.environ.get("E2E_KUBE_LOAD", ""))
     overlay = checkout.folder / OVERLAY / "kustomization.yaml"
-    # Of its own, too: nodes may have an older image of the name that the manifests have.
-    image = f"warren-app:{cluster.namespace}"
     text = overlay.read_text().replace("namespace: warren", f"namespace: {cluster.namespace}")
-    overlay.write_text(f"{text}images: [{{name: warren-app, newTag: {cluster.namespace}}}]\n")
-    checkout.run(
-        "docker", "build", "--quiet", "--file", "deploy/image/Dockerfile", "--tag", image,
-        "--build-context", "project=deploy/image/no-project", ".",
-    )  # fmt: skip
-    cluster.load(image, "rabbitmq:4.3-management", "python:3.13-slim")
+    overlay.write_text(f"{text}images: [{{name: warren-app, newTag: {app_image.partition(':')[2]}}}]\n")
     applied(cluster, checkout)
     return checkout
 
