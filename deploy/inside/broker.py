@@ -23,9 +23,11 @@ __all__ = ["main", "write"]
 # As a broker sees these files: CONFIG is mounted there.
 HOME = "/etc/rabbitmq"
 
-PLUGINS = ("rabbitmq_management", "rabbitmq_prometheus", "rabbitmq_peer_discovery_k8s")
+PLUGINS = ("rabbitmq_management", "rabbitmq_prometheus")
 
 # The first pod of the StatefulSet forms the cluster, by its name, and the others join it: no node has to ask the API server.
+# RabbitMQ 4.0's would: with that version a node is alone, and is told nothing of others.
+DISCOVERY = "rabbitmq_peer_discovery_k8s"
 CLUSTER = """\
 cluster_formation.peer_discovery_backend = k8s
 cluster_formation.target_cluster_size_hint = {nodes}
@@ -40,8 +42,11 @@ def write(settings: Settings, secrets: Secrets, nodes: int, config: Path, data: 
         (conf / file.name).write_text(file.read_text())
     (conf / "25-definitions.conf").write_text(f"load_definitions = {HOME}/definitions.json\n")
     (conf / "30-settings.conf").write_text(broker_settings(settings))
-    (conf / "40-cluster.conf").write_text(CLUSTER.format(nodes=nodes))
-    (config / "enabled_plugins").write_text(f"[{','.join(PLUGINS)}].\n")
+    plugins = PLUGINS
+    if nodes > 1:
+        plugins = (*PLUGINS, DISCOVERY)
+        (conf / "40-cluster.conf").write_text(CLUSTER.format(nodes=nodes))
+    (config / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
     private(config / "definitions.json", json.dumps(definitions(settings, secrets)))
     private(data / ".erlang.cookie", secrets["erlang-cookie"])
 

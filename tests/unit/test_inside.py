@@ -144,6 +144,12 @@ def test_a_broker_gets_what_it_has_on_other_platforms(tmp_path: Path) -> None:
     assert (cookie.read_text(), cookie.stat().st_mode & 0o777) == ("cookie", 0o400)
 
 
+def test_a_node_that_is_alone_looks_for_no_others(tmp_path: Path) -> None:
+    broker.write(Settings(), Secrets(dict.fromkeys((*NAMES, "erlang-cookie"), "x")), 1, tmp_path, tmp_path)
+    assert not (tmp_path / "conf.d" / "40-cluster.conf").exists()
+    assert "peer_discovery" not in (tmp_path / "enabled_plugins").read_text()
+
+
 def test_a_wrong_setting_is_a_line_in_the_pods_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
