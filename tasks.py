@@ -273,14 +273,19 @@ def revoked(s: Session, since: str = "", limit: str = "20", json: bool = False) 
 
 
 @command(
-    help={"workers": "number of workers", "pool": "the pool, one of WARREN_POOLS (default: that of WARREN_QUEUES)"}
+    help={
+        "workers": "number of workers; the least one where an autoscaler decides",
+        "pool": "the pool, one of WARREN_POOLS (default: that of WARREN_QUEUES)",
+        "max": "the most workers that an autoscaler may make (default: as before)",
+    }
 )
-def scale_workers(s: Session, workers: str, pool: str = "default") -> None:
+def scale_workers(s: Session, workers: str, pool: str = "default", max: str = "") -> None:
     """Set the number of workers; idle ones stop first, and none while it runs a task: invoke scale-workers 4"""
     from deploy.commands import stack
 
     count = whole_number(workers, "the number of workers", 0, "invoke scale-workers 4", most=1000)
-    stack.scale_workers(s, count, pool)
+    most = whole_number(max, "--max", 1, "invoke scale-workers 1 --max 8", most=1000) if max else None
+    stack.scale_workers(s, count, pool, most)
 
 
 @command(rest="words", help={"service": "where to run it", "words": "the command; its own options after --"})

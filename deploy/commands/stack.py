@@ -17,7 +17,7 @@ from app.environment import as_text
 from app.pools import DEFAULT, Pool
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
-from deploy.platforms.base import Endpoints
+from deploy.platforms.base import Autoscaler, Endpoints
 from deploy.run import INTERRUPTED
 from deploy.services import EDGE, FLOWER_LOGIN, MONITOR_LOGINS, is_worker, of_pool
 from deploy.services import services as all_services
@@ -225,9 +225,16 @@ def status(s: Session, as_json: bool) -> None:
     if any(one.service == "monitor" and one.ready for one in instances):
         attention, late = from_monitor(s)
         trouble = "; ".join(filter(None, (trouble, late)))
+    scalers = s.platform.autoscalers() if instances else {}
     if as_json:
         answer = {"platform": s.platform.name, "up": bool(instances), "instances": [asdict(one) for one in instances]}
-        print_json({**answer, "queues": queues, "attention": attention, "error": trouble or None})
+        scaling = [
+            {"service": service, "by": one.by, "least": one.least, "most": one.most, "paused": one.paused}
+            for service, one in scalers.items()
+        ]
+        print_json(
+            {**answer, "autoscaling": scaling, "queues": queues, "attention": attention, "error": trouble or None}
+        )
     elif not instances:
         say("Nothing runs. `invoke up` starts the stack.")
     else:
@@ -235,6 +242,8 @@ def status(s: Session, as_json: bool) -> None:
             ("service", "name", "state", "ready", "since"),
             [(one.service, one.name, one.state, "yes" if one.ready else "no", one.since) for one in instances],
         )
+        for service, scaler in scalers.items():
+            say(f"{service}: {bounds(scaler)}.")
         if queues:
             table(("queue", "ready", "unacked", "consumers"), [cells(row)[:4] for row in queues], right=NUMBERS)
         if attention and (count := sum(attention.values())):
@@ -310,10 +319,25 @@ def shell(s: Session) -> None:
         raise SystemExit(code)
 
 
-def scale_workers(s: Session, workers: int, pool: str = DEFAULT) -> None:
+def scale_workers(s: Session, workers: int, pool: str = DEFAULT, most: int | None = None) -> None:
     service = of_pool(pool_named(s, pool))
+    if most is not None and most < workers:
+        raise WarrenError(f"--max {most} is less than {workers} workers; name as many at least", ExitCode.USAGE)
     for line in alarm_lines(s):
         note(line)
+    if scaler := s.platform.autoscalers().get(service):
+        scaler.bound(workers, most, s.settings.up_timeout)
+        if not s.runner.dry:
+            say(f"{bounds(scaler)}{'' if pool == DEFAULT else f' of the pool {pool}'}.")
+            if scaler.paused:
+                note("no worker is left: tasks wait in their queues; `invoke scale-workers 1` lets it go on")
+        return
+    if most is not None:
+        raise WarrenError(
+            f"no autoscaler has the number of workers on {s.platform.name}; leave --max away "
+            "(with KEDA: docs/kubernetes-production.md)",
+            ExitCode.USAGE,
+        )
     running = [one for one in s.platform.status() if is_worker(one.service) and one.state != "stopped"]
     busy: set[str] = set()
     if 0 < workers < sum(one.service == service for one in running):
@@ -327,6 +351,13 @@ def scale_workers(s: Session, workers: int, pool: str = DEFAULT) -> None:
             note(
                 f"no worker is left{'' if pool == DEFAULT else ' there'}: tasks wait in their queues until there is one"
             )
+
+
+def bounds(scaler: Autoscaler) -> str:
+    """What ``scaler`` does, in words."""
+    if scaler.paused:
+        return f"{scaler.by} is paused"
+    return f"{scaler.by} keeps {scaler.least} to {scaler.most} workers"
 
 
 def config(s: Session, as_json: bool) -> None:

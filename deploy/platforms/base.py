@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from app.pools import DEFAULT
 from deploy.secrets import Secrets
 
-__all__ = ["Endpoints", "Instance", "Platform", "in_url"]
+__all__ = ["Autoscaler", "Endpoints", "Instance", "Platform", "in_url"]
 
 
 def in_url(host: str) -> str:
@@ -84,6 +84,26 @@ class Platform(Protocol):
     @property
     def secrets(self) -> Secrets:
         """The stack's passwords and keys."""
+class Autoscaler(Protocol):
+    """What decides on the number of a service's workers by itself, within bounds."""
+
+    @property
+    def by(self) -> str:
+        """What it is, in words."""
+
+    least: int
+    most: int
+    paused: bool
+    """Whether it leaves the number alone."""
+
+    def bound(self, least: int, most: int | None, patience: float) -> None:
+        """Sets the bounds, and returns when as many workers as there are to be are ready.
+
+        Without ``most`` that stays, or becomes ``least`` where that is more; with 0 alone all workers stop until bounds are
+        set again. May raise WarrenError, also after ``patience`` seconds.
+        """
+
+
 
     def check(self) -> None:
         """Raises WarrenError, with what to do, where this platform can't be used on this host."""
@@ -122,3 +142,6 @@ class Platform(Protocol):
 
     def endpoints(self) -> Endpoints:
         """Where this host reaches the stack."""
+    def autoscalers(self) -> Mapping[str, Autoscaler]:
+        """What decides on the number of workers, by service; people do where there is none."""
+

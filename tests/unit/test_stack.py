@@ -41,6 +41,10 @@ class Platform:
         self.instances = list(instances)
         self.calls: list[tuple[Any, ...]] = []
         self.code = 0
+        self.scalers: dict[str, Any] = {}
+
+    def autoscalers(self) -> dict[str, Any]:
+        return self.scalers
 
     def status(self) -> list[Instance]:
         return self.instances

@@ -11,7 +11,7 @@ from app.pools import DEFAULT, Pool
 from deploy import ports
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note
-from deploy.platforms.base import Endpoints, Instance
+from deploy.platforms.base import Autoscaler, Endpoints, Instance
 from deploy.platforms.compose import containers, edge, engine, files
 from deploy.platforms.compose.image import Image
 from deploy.platforms.lock import locked
@@ -320,6 +320,9 @@ class Compose:
         )
 
     def exec(self, service: str, command: Sequence[str]) -> int:
+    def autoscalers(self) -> dict[str, Autoscaler]:
+        return {}
+
         if is_worker(service) and service not in ("worker", *files.pools()):
             raise not_up_yet(service)
         return self.runner.attach(self.compose("exec", service, *command))

@@ -13,6 +13,7 @@ from app.pools import POOLS, Pool
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT, STATE, write_private
 from deploy.platforms.kubernetes.pods import SERVICE
+from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.services import known_to_all, of_its_workers, of_pool
 from deploy.settings import Settings, known
 
@@ -24,6 +25,8 @@ KUSTOMIZATION = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kusto
 OURS = "app.kubernetes.io/managed-by=invoke"
 CONCURRENCY = "WARREN_WORKER_CONCURRENCY"
 CONFIG = ROOT / "k8s" / "base" / "config"
+# Where people say how many workers there are.
+NOBODY = Scalers()
 
 
 def base(settings: Settings, name: str = "") -> Path:
@@ -43,15 +46,18 @@ def base(settings: Settings, name: str = "") -> Path:
     )
 
 
-def write(settings: Settings, image: str, place: Path, scaled: Mapping[str, int | None]) -> Path:
+def write(
+    settings: Settings, image: str, place: Path, scaled: Mapping[str, int | None], scalers: Scalers = NOBODY
+) -> Path:
     """Writes the overlay over ``place`` and says where.
 
     ``scaled`` is what it says of the number of workers, by service: None takes away what ``place`` says; of a service that
-    it does not have, nothing is said.
+    it does not have, nothing is said. ``scalers`` is what ``place`` has to decide on it.
     """
     content = kustomization(settings, image, os.path.relpath(place, FOLDER), scaled)
+    content["patches"] += scalers.patches(settings.default_pool)
     for pool in settings.pools:
-        write_private(FOLDER / of_pool(pool) / "kustomization.yaml", text(pool_of_workers(pool)))
+        write_private(FOLDER / of_pool(pool) / "kustomization.yaml", text(pool_of_workers(pool, scalers)))
         content["resources"].append(of_pool(pool))
     if (ROOT / "app.env").exists():
         # kustomize reads no file from outside its folder.
@@ -93,19 +99,20 @@ def kustomization(settings: Settings, image: str, place: str, scaled: Mapping[st
     }
 
 
-def pool_of_workers(pool: Pool) -> dict[str, Any]:
+def pool_of_workers(pool: Pool, scalers: Scalers) -> dict[str, Any]:
     """The default pool's workers under another name, with queues and limits of their own (from the ConfigMap, by its name)."""
     spec = of_pods({**grace(pool), "containers": [own_variables(of_its_workers(pool))]})
     whole = {"app.kubernetes.io/instance": "warren", "app.kubernetes.io/part-of": "warren"}
     return {
         "resources": [os.path.relpath(ROOT / "k8s" / "base" / "worker", FOLDER / of_pool(pool))],
+        "components": scalers.components(FOLDER / of_pool(pool)),
         "nameSuffix": f"-{pool.name}",
         "labels": [
             {"pairs": {SERVICE: of_pool(pool)}, "includeSelectors": True},
             {"pairs": whole, "includeTemplates": True},
             {"pairs": dict([OURS.split("=")])},
         ],
-        "patches": [patch("Deployment", "worker", spec)],
+        "patches": [patch("Deployment", "worker", spec), *scalers.patches(pool)],
     }
 
 

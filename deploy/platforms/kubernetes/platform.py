@@ -13,9 +13,11 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.platforms.base import Endpoints, Instance
 from deploy.platforms.kubernetes import context, overlay, passwords, pods, progress
+from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers
 from deploy.platforms.kubernetes.forward import Forwarded
 from deploy.platforms.kubernetes.image import ClusterImage
 from deploy.platforms.kubernetes.kubectl import PART, Kubectl, explained
+from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.platforms.lock import locked
 from deploy.run import Runner
 from deploy.secrets import Secrets
@@ -83,13 +85,21 @@ class Kubernetes:
             progress.until_ready(self.kubectl, self.settings.up_timeout)
 
     def first_scale(self, workers: int | None) -> None:
-        """Gives each pool the workers that are asked for. Of one that is there already the number is what it was scaled to."""
+        """Gives each pool the workers that are asked for. Of one that is there already the number is what it was scaled to.
+
+        Where an autoscaler decides, the settings are its bounds by now (:class:`Scalers`), and what is asked for becomes one.
+        """
+        scalers = self.autoscalers()
         for service, pool in worker_services(self.settings).items():
             there = self.kubectl.get("deployment", service)
             if there is None:
                 continue
             asked = workers if pool.name == DEFAULT else None
             # What the settings do not say is left to the overlay.
+            if scaler := scalers.get(service):
+                if asked is not None:
+                    scaler.bound(asked, None, self.settings.up_timeout)
+                continue
             if asked is None and there["metadata"]["generation"] == 1 and (pool.name != DEFAULT or pool.workers != 1):
                 asked = pool.workers
             if asked is not None and asked != there["spec"].get("replicas", 1):
@@ -98,15 +108,20 @@ class Kubernetes:
     def end_former_pools(self) -> None:
         """Stops the workers of pools that the settings do not name any more."""
         for found in self.kubectl.list("deployments", f"{WORKERS},{overlay.OURS}"):
+        scalers = self.autoscalers()
             if (service := found["metadata"]["name"]) not in worker_services(self.settings):
                 self.kubectl.note(f"{service} ends: no such pool is in WARREN_POOLS")
-                self.kubectl.run("delete", f"deployment/{service}", f"poddisruptionbudget/{service}", "--wait=false")
+                scaler = [scalers[service].resource] if service in scalers else []
+                self.kubectl.run(
+                    "delete", *scaler, f"deployment/{service}", f"poddisruptionbudget/{service}", "--wait=false"
+                )
 
     def overlay(self) -> str:
         """Writes the overlay of this checkout and says its folder, as kubectl takes it from the project's folder."""
         place = overlay.base(self.settings)
         if not self.runner.dry:
-            overlay.write(self.settings, self.image.name(), place, self.scaled())
+            scalers = Scalers.of(place, self.runner, self.autoscalers())
+            overlay.write(self.settings, self.image.name(), place, self.scaled(), scalers)
         return os.path.relpath(overlay.FOLDER, ROOT)
 
     def scaled(self) -> dict[str, int | None]:
@@ -141,6 +156,9 @@ class Kubernetes:
 
     def stop(self, volumes: bool) -> None:
         # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
+        if scalers := self.autoscalers().values():
+            # One that finds nothing to scale looks again only after minutes.
+            self.kubectl.run("delete", *(one.resource for one in scalers))
         self.delete("deployments", WORKERS, self.settings.stop_grace + DOWN_PATIENCE)
         self.stop_at_once()
         self.delete("deployments,statefulsets", PART, DOWN_PATIENCE)
@@ -199,6 +217,9 @@ class Kubernetes:
             progress.until_ready(self.kubectl, self.settings.up_timeout, [service])
 
     def mark(self, names: Sequence[str], busy: set[str]) -> None:
+    def autoscalers(self) -> dict[str, Autoscaler]:
+        return autoscalers(self.kubectl)
+
         """Says which pods are to go first. Kubernetes would stop the youngest, and let one that runs no task stay."""
         working = [name for name in names if f"celery@{name}" in busy]
         for cost, those in (("1", working), ("0", [name for name in names if name not in working])):

@@ -18,7 +18,7 @@ from typing import TypeAlias
 from app.pools import DEFAULT
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT, private_folder, write_private
-from deploy.platforms.base import Endpoints, Instance
+from deploy.platforms.base import Autoscaler, Endpoints, Instance
 from deploy.platforms.local import addresses, broker, install, launch, leftovers, package
 from deploy.platforms.local.addresses import Ports
 from deploy.platforms.local.places import CONF, LOCAL, LOGS, PROGRAMS, log_file, program_file, relative
@@ -205,6 +205,9 @@ class Local:
             self.reach(self.plan(slots, self.ports(), self.scripts()), [service], (), progress)
 
     def exec(self, service: str, command: Sequence[str]) -> int:
+    def autoscalers(self) -> dict[str, Autoscaler]:
+        return {}
+
         processes = self.supervisor.processes().values()
         running = [one.name for one in processes if one.up and service_of(one.name) == service]
         if not running:

@@ -1,0 +1,97 @@
+"""What the settings say to the autoscaler that an overlay has: bounds, queues and the number of tasks at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.pools import Pool
+from deploy.paths import ROOT
+from deploy.platforms.kubernetes.autoscaling import KEPT, Autoscaler
+from deploy.run import Runner
+from deploy.services import of_pool
+from deploy.settings import Settings
+
+__all__ = ["Scalers"]
+
+# The kinds that the components bring, with where each has its bounds.
+KINDS = {
+    "keda": ("ScaledObject", "/spec/minReplicaCount", "/spec/maxReplicaCount"),
+    "hpa": ("HorizontalPodAutoscaler", "/spec/minReplicas", "/spec/maxReplicas"),
+}
+
+# Seconds by which the last worker outlasts the longest task and its grace (components/keda/scaled-object.yaml).
+MARGIN = 30
+
+
+@dataclass(frozen=True)
+class Scalers:
+    """The option of an overlay that decides on the number of its workers."""
+
+    component: str = ""
+    """keda, hpa, or empty where people do."""
+    most: int = 0
+    """What the overlay has as the largest number of workers."""
+    kept: Mapping[str, Autoscaler] = field(default_factory=dict)
+    """Those in the cluster whose bounds a person set, by service."""
+
+    @classmethod
+    def of(cls, place: Path, runner: Runner, there: Mapping[str, Autoscaler]) -> Scalers:
+        """Those of the overlay ``place``, of which ``there`` are in the cluster."""
+        rendered = runner.read(["kubectl", "kustomize", os.path.relpath(place, ROOT)])
+        for manifest in re.split(r"^---$", rendered, flags=re.MULTILINE):
+            for component, (kind, _, most) in KINDS.items():
+                if line(manifest, "kind", kind) and line(manifest, "  name", "worker"):
+                    (limit,) = re.findall(rf"^  {most.rpartition('/')[2]}: (\d+)$", manifest, re.MULTILINE)
+                    return cls(component, int(limit), {name: one for name, one in there.items() if one.kept})
+        return cls()
+
+    def components(self, folder: Path) -> list[str]:
+        """What a pool of workers in ``folder`` needs for an autoscaler of its own."""
+        return [os.path.relpath(ROOT / "k8s" / "components" / self.component, folder)] if self.component else []
+
+    def patches(self, pool: Pool) -> list[dict[str, Any]]:
+        """What differs for ``pool`` from what the component says, as patches of its workers' kustomization."""
+        if not self.component:
+            return []
+        changes: list[tuple[str, Any]] = []
+        kind, least, most = KINDS[self.component]
+        if kept := self.kept.get(of_pool(pool)):
+            changes += [(least, kept.least), (most, kept.most), (note(KEPT), "kept")]
+        elif pool.workers != 1:
+            changes += [(least, pool.workers), (most, max(pool.workers, self.most))]
+        if self.component == "keda":
+            changes += triggers(pool)
+        operations = [{"op": "add", "path": path, "value": value} for path, value in changes]
+        if any(path == note(KEPT) for path, _ in changes):
+            operations.insert(0, {"op": "add", "path": "/metadata/annotations", "value": {}})
+        target = {"kind": kind, "name": "worker"}
+        return [{"target": target, "patch": json.dumps(operations)}] if operations else []
+
+
+def triggers(pool: Pool) -> list[tuple[str, Any]]:
+    usual = Settings().default_pool
+    asked = "/spec/triggers/0/metadata"
+    changes: list[tuple[str, Any]] = []
+    if pool.queues != usual.queues:
+        names = "|".join(re.sub(r"[^\w-]", lambda found: "\\" + found[0], queue) for queue in pool.queues)
+        changes.append((f"{asked}/queueName", f"^({names})$"))
+    if pool.concurrency != usual.concurrency:
+        changes.append((f"{asked}/value", pool.concurrency))
+    if pool.stop_grace != usual.stop_grace:
+        changes.append(("/spec/cooldownPeriod", pool.stop_grace + MARGIN))
+    return changes
+
+
+def note(name: str) -> str:
+    """The path of an annotation."""
+    return f"/metadata/annotations/{name.replace('/', '~1')}"
+
+
+def line(manifest: str, key: str, value: str) -> bool:
+    return re.search(rf"^{key}: {value}$", manifest, re.MULTILINE) is not None
