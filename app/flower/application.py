@@ -108,9 +108,11 @@ class Flower(FlowerApplication):
         # Before Flower's own, and without the prefix too: the platform and Prometheus need not know it.
         pages = [("/healthcheck", Healthcheck), ("/readyz", Ready), ("/metrics", Metrics)]
         prefixed = [rewrite_handler(page, options.url_prefix) for page in pages] if options.url_prefix else pages
-        # Who asks for the root is led below the prefix.
-        root = [("/", RedirectHandler, {"url": f"/{options.url_prefix.strip('/')}/", "permanent": False})]
-        self.add_handlers(".*", [*prefixed, *pages, *(root if options.url_prefix else [])])
+        self.add_handlers(".*", [*prefixed, *pages])
+        if options.url_prefix:
+            # Who asks for the root is led there.
+            to = {"url": f"/{options.url_prefix.strip('/')}/", "permanent": False}
+            self.add_handlers(".*", [("/", RedirectHandler, to)])
         BaseHandler.get_current_user = current_user
         BaseHandler.set_cookie = set_cookie
         if self.options.basic_auth:
