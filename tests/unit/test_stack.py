@@ -425,6 +425,65 @@ def test_what_scaling_says(secrets: Secrets, capsys: pytest.CaptureFixture[str],
     assert ("tasks wait in their queues" in printed.err) is (workers == 0)
 
 
+class Scaler:
+    """Remembers its bounds."""
+
+    by = "KEDA"
+
+    def __init__(self, least: int = 1, most: int = 10, paused: bool = False) -> None:
+        self.least, self.most, self.paused = least, most, paused
+        self.asked: list[tuple[Any, ...]] = []
+
+    def bound(self, least: int, most: int | None, patience: float) -> None:
+        self.asked.append((least, most, patience))
+        self.least, self.most, self.paused = least, most or self.most, not least and not most
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ((4, None), "KEDA keeps 4 to 10 workers.\n"),
+        ((2, 3), "KEDA keeps 2 to 3 workers.\n"),
+        ((0, 5), "KEDA keeps 0 to 5 workers.\n"),
+        ((0, None), "KEDA is paused.\n"),
+    ],
+)
+def test_of_an_autoscaler_the_bounds_are_set(
+    busy: list[int], secrets: Secrets, capsys: pytest.CaptureFixture[str], asked: tuple[int, int | None], said: str
+) -> None:
+    platform, scaler = Platform([one("rabbitmq"), one("worker"), one("worker", 2)]), Scaler()
+    platform.scalers = {"worker": scaler}
+    stack.scale_workers(session_on(platform, secrets, up_timeout=7), asked[0], most=asked[1])
+    assert (scaler.asked, platform.calls, busy) == ([(*asked, 7)], [], [])
+    printed = capsys.readouterr()
+    assert printed.out == said
+    assert ("`invoke scale-workers 1` lets it go on" in printed.err) is scaler.paused
+
+
+def test_a_most_that_nobody_would_keep_is_refused(secrets: Secrets) -> None:
+    with pytest.raises(WarrenError, match="--max 2 is less than 4 workers") as caught:
+        stack.scale_workers(session_on(Platform(), secrets), 4, most=2)
+    assert caught.value.code is ExitCode.USAGE
+    platform = Platform()
+    with pytest.raises(WarrenError, match="no autoscaler has the number of workers on compose") as caught:
+        stack.scale_workers(session_on(platform, secrets), 1, most=2)
+    assert (caught.value.code, platform.calls) == (ExitCode.USAGE, [])
+
+
+def test_status_tells_the_bounds(queues: None, secrets: Secrets, capsys: pytest.CaptureFixture[str]) -> None:
+    platform = Platform(STACK)
+    platform.scalers = {"worker": Scaler(2, 8), "worker-heavy": Scaler(paused=True)}
+    session = session_on(platform, secrets)
+    stack.status(session, as_json=False)
+    printed = capsys.readouterr().out
+    assert "worker: KEDA keeps 2 to 8 workers.\nworker-heavy: KEDA is paused.\n" in printed
+    stack.status(session, as_json=True)
+    assert json.loads(capsys.readouterr().out)["autoscaling"] == [
+        {"service": "worker", "by": "KEDA", "least": 2, "most": 8, "paused": False},
+        {"service": "worker-heavy", "by": "KEDA", "least": 1, "most": 10, "paused": True},
+    ]
+
+
 # --- settings and pages
 
 
