@@ -41,8 +41,7 @@ def get(endpoints: Endpoints, secrets: Secrets, path: str, role: str = "ops", mi
         connection.close()
     if response.status == 401:
         raise WarrenError(
-            f"{where} refuses the password of user {role} in .warren/secrets/{role}; is this another stack's broker? "
-            "`invoke up` gives this one the passwords of .warren/secrets",
+            f"{where} refuses the password of user {role} {endpoints.refused(role, 'rabbitmq')}",
             ExitCode.BROKER,
         )
     if response.status == 404 and missing is not None:

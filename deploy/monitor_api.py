@@ -83,8 +83,7 @@ def understood(endpoints: Endpoints, status: int, body: bytes, path: str) -> tup
     where = place(endpoints)
     if status == 401:
         raise WarrenError(
-            f"{where} refuses the key in .warren/secrets/monitor-token; is this another stack's monitor? "
-            "`invoke up` gives this one the secrets of .warren/secrets",
+            f"{where} refuses the key {endpoints.refused('monitor-token', 'monitor')}",
             ExitCode.MONITOR,
         )
     try:

@@ -34,8 +34,7 @@ def connected(s: Session, role: str) -> Iterator[None]:
     except (AccessRefused, NotAllowed) as error:
         if "ACCESS_REFUSED - Login" in str(error) or (error.reply_code == 403 and "PLAIN" in str(error)):
             raise WarrenError(
-                f"{where} refuses the password of user {role} in .warren/secrets/{role}; is this another stack's broker? "
-                "`invoke up` gives this one the passwords of .warren/secrets",
+                f"{where} refuses the password of user {role} {s.endpoints.refused(role, 'rabbitmq')}",
                 ExitCode.BROKER,
             ) from error
         raise WarrenError(f"{where} refuses this to user {role}: {reason(error)}", ExitCode.BROKER) from error

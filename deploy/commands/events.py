@@ -158,7 +158,7 @@ def events(
             if follow:
                 coming(url, wanted, (begin or "first") if last is None else last + 1)
     except Unavailable as error:
-        raise as_known(error) from error
+        raise as_known(s, error) from error
 
 
 def past(url: str, wanted: Wanted, begin: datetime | None, tail: int | None) -> int | None:

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["as_known", "events_of", "folded"]
 
 
-def as_known(error: Unavailable) -> WarrenError:
+def as_known(s: Session, error: Unavailable) -> WarrenError:
     """Why the log can't be read, in words for who types commands."""
-    # The text is of the container that it was written for; here the URL stands in a file.
-    said = str(error).replace("CELERY_BROKER_URL", ".warren/secrets/ops; `invoke up` gives it to the broker")
+    # The text is of the container that it was written for; here the password is kept elsewhere.
+    said = str(error)
+    if said.endswith(wrong := ": correct it in CELERY_BROKER_URL"):
+        said = f"{said.removesuffix(wrong)} {s.endpoints.refused('ops', 'rabbitmq')}"
     if not error.lasting:
         said += "; `invoke status` shows what runs, `invoke up` starts it"
     return WarrenError(said, ExitCode.BROKER)
@@ -37,7 +39,7 @@ def events_of(s: Session, id_: str) -> list[dict[str, Any]]:
         try:
             events = find(s.broker_url("ops"), id_)
         except Unavailable as error:
-            raise as_known(error) from error
+            raise as_known(s, error) from error
     if not events:
         raise WarrenError(
             f"no event of the last {s.settings.events_max_age} mentions {id_}; was it sent through this broker?",

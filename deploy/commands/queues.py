@@ -255,7 +255,7 @@ def paused_now(s: Session, required: bool = False) -> dict[str, Record]:
         return log.paused(s.broker_url("ops"), math.inf if required else PAUSED_PATIENCE)
     except Unavailable as error:
         if required:
-            raise as_known(error) from error
+            raise as_known(s, error) from error
         note(f"{error}; which queues are paused is not known")
         return {}
 

@@ -357,7 +357,7 @@ def kept(s: Session, since: str) -> list[dict[str, Any]]:
                 found.pop(key, None)
                 found[key] = {"at": rfc3339(record.at), "id": id_, "stamp": stamp, "by": record.by}
     except Unavailable as error:
-        raise log.as_known(error) from error
+        raise log.as_known(s, error) from error
     return list(found.values())[::-1]
 
 

@@ -375,7 +375,7 @@ def config(s: Session, as_json: bool) -> None:
     if as_json:
         print_json({"platform": s.platform.name, "settings": values})
     else:
-        say(f"Platform: {s.platform.name}. Secrets are in .warren/secrets and not shown.")
+        say(f"Platform: {s.platform.name}. Secrets are {s.platform.keeps} and not shown.")
         table(
             ("setting", "value", "default"),
             [(name, value, "" if value == defaults[name] else defaults[name]) for name, value in values.items()],

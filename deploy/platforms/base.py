@@ -17,6 +17,10 @@ def in_url(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
+# What people call a service.
+WHAT = {"rabbitmq": "broker"}
+
+
 @dataclass(frozen=True)
 class Instance:
     """One running or stopped piece of a service: a container, a process, a pod."""
@@ -57,6 +61,13 @@ class Endpoints:
         """Where a person finds the password ``name``, in words."""
         return f"in .warren/secrets/{name}"
 
+    def refused(self, name: str, service: str) -> str:
+        """What to say and do where ``service`` takes the secret ``name`` for wrong, after "... refuses the password"."""
+        return (
+            f"in .warren/secrets/{name}; is this another stack's {WHAT.get(service, service)}? "
+            "`invoke up` gives this one the secrets of .warren/secrets"
+        )
+
     @property
     def flower_url(self) -> str:
         if self.edge:
@@ -73,17 +84,6 @@ class Endpoints:
         return f"{self.edge}/rabbitmq/" if self.edge else f"http://{in_url(self.host)}:{self.management}"
 
 
-class Platform(Protocol):
-    """A place where the stack runs.
-
-    Every method may raise WarrenError. ``service`` is one of deploy.services.services(): each pool of workers is one.
-    """
-
-    name: str
-
-    @property
-    def secrets(self) -> Secrets:
-        """The stack's passwords and keys."""
 class Autoscaler(Protocol):
     """What decides on the number of a service's workers by itself, within bounds."""
 
@@ -104,6 +104,20 @@ class Autoscaler(Protocol):
         """
 
 
+class Platform(Protocol):
+    """A place where the stack runs.
+
+    Every method may raise WarrenError. ``service`` is one of deploy.services.services(): each pool of workers is one.
+    """
+
+    name: str
+
+    keeps: str
+    """Where the secrets are, in words."""
+
+    @property
+    def secrets(self) -> Secrets:
+        """The stack's passwords and keys."""
 
     def check(self) -> None:
         """Raises WarrenError, with what to do, where this platform can't be used on this host."""
@@ -137,11 +151,11 @@ class Autoscaler(Protocol):
         When lowering it, those whose node is not in ``busy`` stop first, all of them warm.
         """
 
+    def autoscalers(self) -> Mapping[str, Autoscaler]:
+        """What decides on the number of workers, by service; people do where there is none."""
+
     def exec(self, service: str, command: Sequence[str]) -> int:
         """Runs ``command`` in the place of a running ``service``, attached to the terminal; its exit code."""
 
     def endpoints(self) -> Endpoints:
         """Where this host reaches the stack."""
-    def autoscalers(self) -> Mapping[str, Autoscaler]:
-        """What decides on the number of workers, by service; people do where there is none."""
-

@@ -200,7 +200,7 @@ def from_log(s: Session, ids: Sequence[str]) -> dict[str, Row]:
                         if event.get("uuid") in wanted:
                             events.setdefault(event["uuid"], []).append(event)
         except Unavailable as error:
-            raise log.as_known(error) from error
+            raise log.as_known(s, error) from error
     return {id_: log.folded(id_, told) for id_, told in events.items()}
 
 

@@ -134,7 +134,7 @@ def test_a_login_that_is_refused(api: Api, secrets: Secrets) -> None:
     api.status, api.body = 401, b'{"error":"not_authorized","reason":"Not_Authorized"}'
     assert error_of(api, secrets) == (
         f"{api.name} refuses the password of user ops in .warren/secrets/ops; is this another stack's broker? "
-        "`invoke up` gives this one the passwords of .warren/secrets"
+        "`invoke up` gives this one the secrets of .warren/secrets"
     )
 
 

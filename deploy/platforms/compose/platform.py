@@ -33,6 +33,7 @@ class Compose:
     """Drives `docker compose`; every command that it runs can be typed by hand, from the project's folder."""
 
     name = "compose"
+    keeps = "in .warren/secrets"
 
     def __init__(self, settings: Settings, secrets: Secrets, runner: Runner) -> None:
         self.settings = settings
@@ -319,10 +320,10 @@ class Compose:
             ]
         )
 
-    def exec(self, service: str, command: Sequence[str]) -> int:
     def autoscalers(self) -> dict[str, Autoscaler]:
         return {}
 
+    def exec(self, service: str, command: Sequence[str]) -> int:
         if is_worker(service) and service not in ("worker", *files.pools()):
             raise not_up_yet(service)
         return self.runner.attach(self.compose("exec", service, *command))

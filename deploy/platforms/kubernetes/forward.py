@@ -17,8 +17,9 @@ from collections.abc import Callable
 from functools import cached_property
 
 from deploy.errors import ExitCode, WarrenError
-from deploy.platforms.base import Endpoints
+from deploy.platforms.base import WHAT, Endpoints
 from deploy.platforms.kubernetes.kubectl import Kubectl
+from deploy.platforms.kubernetes.passwords import NAME as SECRET
 
 __all__ = ["Forwarded"]
 
@@ -43,7 +44,13 @@ class Forwarded(Endpoints):
 
     def password(self, name: str) -> str:
         template = f'go-template={{{{index .data "{name}" | base64decode}}}}'
-        return f"by {shlex.join(self.kubectl.command('get', 'secret', 'warren', '-o', template))}"
+        return f"by {shlex.join(self.kubectl.command('get', 'secret', SECRET, '-o', template))}"
+
+    def refused(self, name: str, service: str) -> str:
+        return (
+            f"in the Secret {SECRET} of {self.kubectl.place} (key {name}); was it changed? "
+            f"`invoke restart {service}` gives the {WHAT.get(service, service)} what is there now"
+        )
 
     @cached_property
     def broker(self) -> dict[int, int]:

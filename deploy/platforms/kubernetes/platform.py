@@ -40,6 +40,7 @@ class Kubernetes:
     """Drives kubectl; every command that it runs can be typed by hand, from the project's folder."""
 
     name = "kubernetes"
+    keeps = "in the Secret warren"
 
     def __init__(self, settings: Settings, runner: Runner, confirmed: bool = False) -> None:
         self.settings = settings

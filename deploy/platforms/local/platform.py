@@ -90,6 +90,7 @@ class Local:
     """Drives supervisor; what runs is in `.warren/local`, what it writes in `.warren/logs`."""
 
     name = "local"
+    keeps = "in .warren/secrets"
 
     def __init__(self, settings: Settings, secrets: Secrets, runner: Runner) -> None:
         self.settings = settings
@@ -204,10 +205,10 @@ class Local:
             slots[service] = resized(slots[service], workers, busy, self.settings.project, service)
             self.reach(self.plan(slots, self.ports(), self.scripts()), [service], (), progress)
 
-    def exec(self, service: str, command: Sequence[str]) -> int:
     def autoscalers(self) -> dict[str, Autoscaler]:
         return {}
 
+    def exec(self, service: str, command: Sequence[str]) -> int:
         processes = self.supervisor.processes().values()
         running = [one.name for one in processes if one.up and service_of(one.name) == service]
         if not running:
