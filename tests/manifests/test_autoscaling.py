@@ -12,8 +12,7 @@ import pytest
 
 from app import celery
 from deploy.paths import ROOT
-from tests.manifests.conftest import with_component
-from tests.support.manifests import Manifest, render
+from tests.support.manifests import Manifest, render, rendered
 
 Manifests = tuple[Manifest, ...] | list[Manifest]
 
@@ -35,8 +34,8 @@ def variables(manifests: Manifests, deployment: Manifest) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", params=["dev", "production"])
-def scaled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    return with_component(tmp_path_factory.mktemp("keda"), request.param, "keda")
+def scaled(request: pytest.FixtureRequest) -> Manifests:
+    return rendered(f"{request.param}+keda")
 
 
 def test_keda_counts_in_workers_and_leaves_their_number_to_itself(scaled: Manifests) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.manifests.conftest import with_component
 from tests.support.manifests import Manifest, pods, rendered
 
 # Who calls whom, on which port: the arrows of the design, and nothing else.
@@ -22,11 +21,9 @@ CONNECTIONS = {
 Manifests = tuple[Manifest, ...]
 
 
-@pytest.fixture(scope="module", params=["dev", "production"])
-def policed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    if request.param == "production":
-        return rendered("production")
-    return with_component(tmp_path_factory.mktemp("policies"), "dev", "network-policies")
+@pytest.fixture(params=["dev+network-policies", "production"])
+def policed(request: pytest.FixtureRequest) -> Manifests:
+    return rendered(request.param)
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:

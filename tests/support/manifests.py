@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,21 @@ import yaml
 
 from deploy.paths import ROOT
 
-__all__ = ["COMPONENTS", "OVERLAYS", "Manifest", "pods", "render", "rendered"]
+__all__ = ["ALL", "COMPONENTS", "OVERLAYS", "Manifest", "different", "pods", "render", "rendered"]
 
 Manifest = dict[str, Any]
 
 OVERLAYS = sorted(file.parent.name for file in (ROOT / "k8s" / "overlays").glob("*/kustomization.yaml"))
 COMPONENTS = sorted(file.parent.name for file in (ROOT / "k8s" / "components").glob("*/kustomization.yaml"))
+
+
+def alone_or_with(overlay: str) -> list[str]:
+    own = (ROOT / "k8s" / "overlays" / overlay / "kustomization.yaml").read_text()
+    return [overlay, *(f"{overlay}+{name}" for name in COMPONENTS if f"components/{name}" not in own)]
+
+
+# Each overlay, and each component on top of each.
+ALL = [what for overlay in OVERLAYS for what in alone_or_with(overlay)]
 
 
 def render(folder: Path) -> list[Manifest]:
@@ -32,9 +44,30 @@ def render(folder: Path) -> list[Manifest]:
 
 
 @functools.cache
-def rendered(overlay: str) -> tuple[Manifest, ...]:
-    """One of our overlays."""
-    return tuple(render(ROOT / "k8s" / "overlays" / overlay))
+def rendered(what: str) -> tuple[Manifest, ...]:
+    """One of our overlays, or one with a component added in one line: "dev+keda"."""
+    overlay, _, component = what.partition("+")
+    if not component:
+        return tuple(render(ROOT / "k8s" / "overlays" / overlay))
+    with tempfile.TemporaryDirectory() as name:
+        # kustomize goes by the real place.
+        folder = Path(name).resolve()
+        content = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "namespace": "warren",
+            "resources": [os.path.relpath(ROOT / "k8s" / "overlays" / overlay, folder)],
+            "components": [os.path.relpath(ROOT / "k8s" / "components" / component, folder)],
+        }
+        (folder / "kustomization.yaml").write_text(json.dumps(content))
+        return tuple(render(folder))
+
+
+@functools.cache
+def different() -> tuple[Manifest, ...]:
+    """What is rendered of all of them: each manifest that any of them has, once."""
+    found = {json.dumps(one, sort_keys=True): one for what in ALL for one in rendered(what)}
+    return tuple(found.values())
 
 
 def pods(manifests: tuple[Manifest, ...] | list[Manifest]) -> Iterator[tuple[Manifest, Manifest]]:
