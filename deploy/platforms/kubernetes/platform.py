@@ -96,11 +96,11 @@ class Kubernetes:
             if there is None:
                 continue
             asked = workers if pool.name == DEFAULT else None
-            # What the settings do not say is left to the overlay.
             if scaler := scalers.get(service):
                 if asked is not None:
                     scaler.bound(asked, None, self.settings.up_timeout)
                 continue
+            # What the settings do not say is left to the overlay.
             if asked is None and there["metadata"]["generation"] == 1 and (pool.name != DEFAULT or pool.workers != 1):
                 asked = pool.workers
             if asked is not None and asked != there["spec"].get("replicas", 1):
@@ -108,8 +108,8 @@ class Kubernetes:
 
     def end_former_pools(self) -> None:
         """Stops the workers of pools that the settings do not name any more."""
-        for found in self.kubectl.list("deployments", f"{WORKERS},{overlay.OURS}"):
         scalers = self.autoscalers()
+        for found in self.kubectl.list("deployments", f"{WORKERS},{overlay.OURS}"):
             if (service := found["metadata"]["name"]) not in worker_services(self.settings):
                 self.kubectl.note(f"{service} ends: no such pool is in WARREN_POOLS")
                 scaler = [scalers[service].resource] if service in scalers else []
@@ -156,10 +156,10 @@ class Kubernetes:
             self.stop(volumes)
 
     def stop(self, volumes: bool) -> None:
-        # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
         if scalers := self.autoscalers().values():
             # One that finds nothing to scale looks again only after minutes.
             self.kubectl.run("delete", *(one.resource for one in scalers))
+        # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
         self.delete("deployments", WORKERS, self.settings.stop_grace + DOWN_PATIENCE)
         self.stop_at_once()
         self.delete("deployments,statefulsets", PART, DOWN_PATIENCE)
@@ -217,10 +217,10 @@ class Kubernetes:
         if not self.runner.dry:
             progress.until_ready(self.kubectl, self.settings.up_timeout, [service])
 
-    def mark(self, names: Sequence[str], busy: set[str]) -> None:
     def autoscalers(self) -> dict[str, Autoscaler]:
         return autoscalers(self.kubectl)
 
+    def mark(self, names: Sequence[str], busy: set[str]) -> None:
         """Says which pods are to go first. Kubernetes would stop the youngest, and let one that runs no task stay."""
         working = [name for name in names if f"celery@{name}" in busy]
         for cost, those in (("1", working), ("0", [name for name in names if name not in working])):
