@@ -13,7 +13,13 @@ from deploy.session import Session
 
 __all__ = ["lint", "lock", "test"]
 
-LOCKS = {"app": [], "ops": ["--extra", "ops"], "dev": ["--extra", "ops", "--extra", "dev"]}
+PROJECT = "pyproject.toml"
+LOCKS = {
+    "app": [PROJECT],
+    "ops": ["--extra", "ops", PROJECT],
+    "dev": ["--extra", "ops", "--extra", "dev", PROJECT],
+    "scan": ["--group", f"{PROJECT}:scan"],
+}
 
 
 def tool(name: str) -> str:
@@ -92,7 +98,7 @@ def test(s: Session, args: list[str]) -> None:
 
 def lock(s: Session) -> None:
     held: list[str] = []
-    for name, extras in LOCKS.items():
+    for name, what in LOCKS.items():
         file = f"requirements/{name}.txt"
         s.runner.run(
             [
@@ -107,8 +113,8 @@ def lock(s: Session) -> None:
                     "--generate-hashes",
                 ),
                 *("--no-emit-index-url", "--no-annotate", "--custom-compile-command", "invoke lock", "--upgrade"),
-                *(*extras, *held, "pyproject.toml", "--output-file", file),
+                *(*what, *(held if PROJECT in what else []), "--output-file", file),
             ]
         )
-        # The image, the checkout and the tests run the same versions.
+        # The image, the checkout and the tests run the same versions; the scanner runs beside them.
         held += ["--constraint", file]
