@@ -1,4 +1,7 @@
-"""Sends tasks, each until the broker has confirmed that it has it:  send.py PREFIX NUMBER SECONDS."""
+"""Sends tasks, each until the broker has confirmed that it has it:  send.py PREFIX NUMBER SECONDS [RATE].
+
+With RATE no more than so many in a second.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import time
 from app import celery
 
 prefix, number, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+pause = 1 / float(sys.argv[4]) if sys.argv[4:] else 0
 failures = 0
 for one in range(number):
     while True:
@@ -18,4 +22,5 @@ for one in range(number):
             failures += 1
             print(f"again: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             time.sleep(0.5)
+    time.sleep(pause)
 print(f"sent {number}, {failures} of them not at the first attempt", flush=True)
