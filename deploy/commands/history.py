@@ -70,6 +70,7 @@ def query(
 
 def search(s: Session, asked: dict[str, str], limit: int) -> tuple[list[dict[str, Any]], bool]:
     """The first ``limit`` tasks that match, and whether there are, or may be, more."""
+    s.endpoints.soon("monitor")
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     end = time.monotonic() + SEARCH_LIMIT

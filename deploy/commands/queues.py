@@ -41,6 +41,7 @@ SCHEDULE_LIMIT = 20_000
 
 
 def queues(s: Session, every: bool, as_json: bool) -> None:
+    s.endpoints.soon("rabbitmq", "monitor")
     rows = [queue_row(queue) for queue in management.queues(s.endpoints, s.secrets) if every or shown(queue)]
     oldest = ages(s, rows)
     held = paused_now(s)

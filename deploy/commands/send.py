@@ -132,6 +132,7 @@ def call(
             f"({', '.join(s.settings.queue_variables)})",
             ExitCode.UNKNOWN,
         )
+    s.endpoints.soon("rabbitmq")
     refuse_under_alarm(s)
     with connected(s, "ops"):
         name = full_name(s, name)

@@ -212,6 +212,7 @@ def pool_named(s: Session, name: str) -> Pool:
 def status(s: Session, as_json: bool) -> None:
     from deploy import management
 
+    s.endpoints.soon("rabbitmq", "monitor")
     instances = s.platform.status()
     queues: list[dict[str, Any]] = []
     trouble = ""

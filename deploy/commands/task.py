@@ -85,6 +85,7 @@ def spelled(asked: str) -> str:
 
 def known(s: Session, id_: str) -> dict[str, Any] | None:
     """What the monitor tells of a task; None, with the reason on standard error, where the log has to be asked."""
+    s.endpoints.soon("monitor")
     try:
         found = monitor_api.task(s.endpoints, s.secrets, id_)
         # The end of a task is the end, whatever the monitor has not read yet.

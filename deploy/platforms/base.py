@@ -57,6 +57,9 @@ class Endpoints:
     flower_prefix: str = ""
     """The path that Flower answers under where there is no edge, as FLOWER_URL_PREFIX has it."""
 
+    def soon(self, *services: str) -> None:
+        """Begins what reaching ``services`` and their passwords takes, and returns at once; what goes wrong is told later."""
+
     def password(self, name: str) -> str:
         """Where a person finds the password ``name``, in words."""
         return f"in .warren/secrets/{name}"

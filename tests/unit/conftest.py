@@ -46,6 +46,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "deploy.secrets.load.__defaults__": (state / "secrets",),
     }.items():
         monkeypatch.setattr(place, value)
+    # Of a developer's own clusters the tests know nothing.
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     return tmp_path
 
 

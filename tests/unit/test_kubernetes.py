@@ -284,7 +284,7 @@ def test_logs_and_exec(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     platform.logs(["worker", "monitor"], follow=True, tail=7)
     platform.exec("worker", ["celery", "-A", "app", "report"])
     assert runner.attached == [
-        f"{KUBECTL} logs --selector 'app.kubernetes.io/part-of=warren,app.kubernetes.io/name in (worker,monitor)' --prefix "
+        f"{KUBECTL} logs --selector 'app.kubernetes.io/part-of in (warren,rabbitmq),app.kubernetes.io/name in (worker,monitor)' --prefix "
         "--tail 7 --ignore-errors --max-log-requests 100 --follow",
         f"{KUBECTL} exec --stdin worker-a --container worker -- celery -A app report",
     ]
@@ -365,6 +365,22 @@ def test_what_is_pushed_is_named_in_the_registry(menu: Menu, home: Path, monkeyp
     assert f"WARREN_APP_IMAGE={name} in .env" in ended.err
 
 
+def test_what_takes_long_is_begun_together_and_its_faults_are_told_when_it_is_used(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(
+        "deploy.platforms.kubernetes.forward.Forward", lambda kubectl, service, ports: opened.append(service)
+    )
+    platform, runner = made()
+    platform.endpoints().soon("rabbitmq", "monitor")
+    platform.endpoints().soon("monitor")
+    assert opened == ["rabbitmq", "monitor"]
+    with pytest.raises(WarrenError, match="there is no Secret warren"):
+        _ = platform.secrets
+    assert sum(" get secret warren" in line for line in runner.read_) == 1
+
+
 def test_other_platforms_have_no_manifests_to_compare(menu: Menu, home: Path) -> None:
     ended = menu("diff", "--platform", "compose")
     assert ended.code == ExitCode.USAGE
@@ -374,13 +390,17 @@ def test_other_platforms_have_no_manifests_to_compare(menu: Menu, home: Path) ->
 def test_the_pages_addresses_lead_through_forwards_and_with_the_prefix(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[tuple[str, tuple[int, ...]]] = []
+    opened: list[str] = []
 
-    def open_ports(kubectl: Any, service: str, ports: tuple[int, ...], code: ExitCode) -> dict[int, int]:
-        opened.append((service, ports))
-        return {port: port + 30000 for port in ports}
+    class Open:
+        def __init__(self, kubectl: Any, service: str, ports: tuple[int, ...]) -> None:
+            opened.append(service)
+            self.there = ports
 
-    monkeypatch.setattr("deploy.platforms.kubernetes.forward.opened", open_ports)
+        def ports(self, code: ExitCode) -> dict[int, int]:
+            return {port: port + 30000 for port in self.there}
+
+    monkeypatch.setattr("deploy.platforms.kubernetes.forward.Forward", Open)
     platform, _ = made(flower_url_prefix="/flower")
     where = platform.endpoints()
     assert opened == [] and not where.lasting
@@ -388,7 +408,11 @@ def test_the_pages_addresses_lead_through_forwards_and_with_the_prefix(
     assert where.monitor_url == "http://127.0.0.1:35556"
     assert (where.amqp, where.management) == (35672, 45672)
     # Each once.
-    assert [service for service, _ in opened] == ["flower", "monitor", "rabbitmq"]
+    assert opened == ["flower", "monitor", "rabbitmq"]
+    assert where.refused("ops", "rabbitmq") == (
+        "in the Secret warren of dev/warren (key ops); was it changed? `invoke restart rabbitmq` gives the broker what is "
+        "there now"
+    )
     said = where.password("monitor-operator")
     assert (
         said

@@ -88,3 +88,19 @@ def test_a_context_that_there_is_not(home: Path) -> None:
 def test_no_configuration_at_all(home: Path) -> None:
     with pytest.raises(WarrenError, match="kubectl knows no cluster"):
         chosen("", False, FakeRunner({"kubectl config view": "{}"}))  # type: ignore[arg-type]
+
+
+def test_kubectl_is_asked_again_when_its_files_change(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / name for name in ("one", "two")]
+    for file in files:
+        file.write_text("")
+    monkeypatch.setenv("KUBECONFIG", ":".join(map(str, files)))
+    asked = runner()
+    assert chosen("", False, asked) == chosen("", False, asked) == Context("dev", SERVERS["dev"])
+    assert len(asked.read_) == 1
+    files[1].write_text("changed")
+    changed = runner("prod")
+    assert chosen("prod", False, changed).name == "prod" and changed.read_
+    assert oct((context.USED.parent / "config.json").stat().st_mode & 0o777) == "0o600"

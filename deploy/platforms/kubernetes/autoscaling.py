@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from deploy.errors import ExitCode, WarrenError
@@ -102,7 +103,9 @@ class Autoscaler:
 def autoscalers(kubectl: Kubectl) -> dict[str, Autoscaler]:
     """Those of the stack, by the service whose workers they count."""
     # KEDA works through a HorizontalPodAutoscaler of its own, with the labels of its ScaledObject, which comes last.
-    found = [Autoscaler(kubectl, one) for kind in (HPAS, SCALED_OBJECTS) for one in listed(kubectl, kind)]
+    with ThreadPoolExecutor(2) as pool:
+        both = pool.map(lambda kind: listed(kubectl, kind), (HPAS, SCALED_OBJECTS))
+    found = [Autoscaler(kubectl, one) for kind in both for one in kind]
     return {one.service: one for one in found}
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,7 +47,7 @@ def chosen(named: str, confirmed: bool, runner: Runner) -> Context:
     Raises:
         WarrenError: kubectl has no such context (exit code 3 or 4), or it is one that nobody named (9).
     """
-    config = json.loads(runner.read(["kubectl", "config", "view", "--output", "json"]) or "{}")
+    config = configured(runner)
     contexts = {one["name"]: one["context"] for one in config.get("contexts") or []}
     name = named or config.get("current-context") or ""
     if not name:
@@ -72,6 +75,34 @@ def chosen(named: str, confirmed: bool, runner: Runner) -> Context:
             ExitCode.REFUSED,
         )
     return context
+
+
+def configured(runner: Runner) -> dict[str, Any]:
+    """What kubectl is configured to; asked again when one of its files has changed, since asking takes a tenth of a second."""
+    kept, files = USED.with_name("config.json"), fingerprint()
+    with suppress(OSError, ValueError, KeyError):
+        known = json.loads(kept.read_text())
+        if files and known["files"] == files:
+            return dict(known["config"])
+    told: dict[str, Any] = json.loads(runner.read(["kubectl", "config", "view", "--output", "json"]) or "{}")
+    if files and not runner.dry:
+        # Not the users, whose keys are nobody else's business.
+        config = {name: told.get(name) for name in ("current-context", "contexts", "clusters")}
+        write_private(kept, json.dumps({"files": files, "config": config}))
+    return told
+
+
+def fingerprint() -> list[list[Any]]:
+    """kubectl's files, with size and time of the last change; nothing where one of them is not there."""
+    named = os.environ.get("KUBECONFIG", "").split(os.pathsep)
+    found: list[list[Any]] = []
+    for file in [Path(name) for name in named if name] or [Path.home() / ".kube" / "config"]:
+        try:
+            known = file.stat()
+        except OSError:
+            return []
+        found.append([str(file.absolute()), known.st_size, known.st_mtime_ns])
+    return found
 
 
 def server(config: dict[str, Any], cluster: str | None) -> str:

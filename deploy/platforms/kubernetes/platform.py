@@ -12,7 +12,7 @@ from app.pools import DEFAULT
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.platforms.base import Endpoints, Instance
-from deploy.platforms.kubernetes import context, overlay, passwords, pods, progress
+from deploy.platforms.kubernetes import context, overlay, pods, progress
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers
 from deploy.platforms.kubernetes.forward import Forwarded
 from deploy.platforms.kubernetes.image import ClusterImage
@@ -58,7 +58,7 @@ class Kubernetes:
 
     @cached_property
     def secrets(self) -> Secrets:
-        return passwords.load(self.kubectl)
+        return self.forwarded.secrets
 
     def check(self) -> None:
         self.kubectl.read("get", "--raw", "/readyz")
