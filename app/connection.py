@@ -1,4 +1,4 @@
-"""Connections that come back soon after the broker does."""
+"""Connections that come back soon after the broker does, and that find out when it falls silent."""
 
 from __future__ import annotations
 
@@ -17,9 +17,19 @@ LONGEST = 5.0
 
 
 class Connection(kombu.Connection):
-    """Kombu's, with the waits above where its caller names none."""
+    """Kombu's, with the waits above where its caller names none, and with :mod:`app.transport` in the place of py-amqp's."""
 
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) <= 2:  # more would name the waits by position
             kwargs = {"interval_start": FIRST, "interval_step": STEP, "interval_max": LONGEST, **kwargs}
         return super().ensure_connection(*args, **kwargs)
+
+    def get_transport_cls(self) -> Any:
+        # Here, where there soon is a connection: whoever only names one does without py-amqp.
+        from kombu.transport import pyamqp
+
+        from app import transport
+
+        ours = {pyamqp.Transport: transport.Transport, pyamqp.SSLTransport: transport.SSLTransport}
+        found = super().get_transport_cls()
+        return ours.get(found, found)

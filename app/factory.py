@@ -53,15 +53,17 @@ def adopt(app: Celery, settings: AppSettings) -> Celery:
     app.steps["worker"].add(Alive)
     app.steps["worker"].update(("app.handover:Handover", "app.watchdog:Watchdog"))
     app.steps["consumer"].add(Ready)
-    app.steps["consumer"].add("app.rejects:Rejects")
+    app.steps["consumer"].update(("app.rejects:Rejects", "app.dispatcher:Settled"))
     app.steps["consumer"].add(limits.Limits)
     signals.celeryd_init.connect(add_revokes, dispatch_uid="warren revokes")
     signals.celeryd_init.connect(join_pool, dispatch_uid="warren pool")
     signals.before_task_publish.connect(limits.leave_to_the_pool, dispatch_uid="warren limits")
     signals.celeryd_init.connect(mend_remote_control, dispatch_uid="warren remote control")
     app.control_cls = Control
-    # Where the app's own code has asked for the Control before.
+    app.events_cls = "app.dispatcher:Events"
+    # Where the app's own code has asked for them before.
     vars(app).pop("control", None)
+    vars(app).pop("events", None)
     return app
 
 
