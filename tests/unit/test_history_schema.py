@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from app.monitor.handlers.outbox import Outbox
 from app.monitor.history import schema
 from app.monitor.history.schema import FILE, MIGRATIONS, NewerSchema, open_history, set_aside
 from app.monitor.history.store import History
@@ -170,3 +172,28 @@ def test_a_full_or_forbidden_disk_is_no_damage(tmp_path: Path) -> None:
     error.sqlite_errorname = "SQLITE_CORRUPT_VTAB"
     assert schema.damaged(error)
     assert schema.damaged(sqlite3.DatabaseError("database disk image is malformed"))
+
+
+@pytest.mark.parametrize("removed", [True, False], ids=["removed", "damaged"])
+def test_who_still_reads_a_file_shares_nothing_with_the_one_that_takes_its_place(tmp_path: Path, removed: bool) -> None:
+    path = tmp_path / FILE
+    writer = schema.open_history(tmp_path)
+    writer.execute("INSERT INTO word (text) VALUES ('old')")
+    with closing(schema.connect(path, readonly=True)) as reader, closing(Outbox(path, "one")) as outbox:
+        mapped = {path.with_name(path.name + suffix).stat().st_ino for suffix in schema.BESIDE}
+        if removed:
+            path.unlink()
+            writer.close()
+        else:
+            writer.close()
+            schema.set_aside(path, sqlite3.DatabaseError("database disk image is malformed"))
+        with closing(schema.open_history(tmp_path)) as anew:
+            anew.execute("INSERT INTO word (text) VALUES ('new')")
+            assert not mapped & {path.with_name(path.name + suffix).stat().st_ino for suffix in schema.BESIDE}
+            assert reader.execute("SELECT text FROM word").fetchall() == [("old",)]
+            assert (outbox.moved(), outbox.read(0)) == (True, [])
+            # Their end takes nothing from those who came after.
+            outbox.close()
+            reader.close()
+            with closing(schema.connect(path, readonly=True)) as other:
+                assert other.execute("SELECT text FROM word").fetchall() == [("new",)]

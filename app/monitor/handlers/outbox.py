@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import time
 
-from app.monitor.history.schema import CHECKPOINT_PAGES
+from app.monitor.history.schema import CHECKPOINT_PAGES, PLACE, open_wholly
 
 __all__ = ["BOUND", "Outbox", "enroll", "identity", "positions", "retire", "trim"]
 
@@ -112,7 +112,13 @@ class Outbox:
         self.identity = identity(path)
         # Never makes the file: an empty one would be in the way of a history that is about to be rebuilt.
         uri = f"{path.absolute().as_uri()}?mode=rw"
-        self._connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+        with PLACE:
+            self._connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+            try:
+                open_wholly(self._connection)
+            except BaseException:
+                self._connection.close()
+                raise
         # A power cut may bring back rows whose delivery was noted; the file stays whole.
         self._connection.execute("PRAGMA synchronous = NORMAL")
         # KiB. Rows are read once, in order; SQLite's default of 2 MB for each handler would be kept for nothing.

@@ -5,14 +5,22 @@ from __future__ import annotations
 import logging
 import sqlite3
 from pathlib import Path
+from threading import RLock
 from time import time
 from typing import Any
 
-__all__ = ["FILE", "NewerSchema", "connect", "open_history", "set_aside"]
+__all__ = ["FILE", "PLACE", "NewerSchema", "connect", "open_history", "set_aside"]
 
 logger = logging.getLogger("warren.monitor")
 
 FILE = "history.db"
+
+# Beside the file SQLite keeps its write-ahead log and an index of that, which all connections map into memory; it finds both
+# by their names, when a connection first reads. Were those of one file there when another takes its place, SQLite would cut
+# the index short under those who read the old file still, and the system end the process (SIGBUS).
+BESIDE = ("-wal", "-shm")
+# Held while a file takes another's place, and from opening one until all of it is open.
+PLACE = RLock()
 
 # Seconds that a connection waits for another one's transaction: the longest, while catching up, take a few tenths.
 BUSY_TIMEOUT = 30.0
@@ -114,9 +122,23 @@ class NewerSchema(Exception):
 def connect(path: Path, *, readonly: bool = False, cache: int = 4_000) -> sqlite3.Connection:
     """A connection in autocommit mode; ``cache`` in KiB."""
     target = f"{path.resolve().as_uri()}?mode={'ro' if readonly else 'rwc'}"
-    connection = sqlite3.connect(target, timeout=BUSY_TIMEOUT, isolation_level=None, uri=True, check_same_thread=False)
-    connection.execute(f"PRAGMA cache_size = -{cache}")
+    with PLACE:
+        connection = sqlite3.connect(
+            target, timeout=BUSY_TIMEOUT, isolation_level=None, uri=True, check_same_thread=False
+        )
+        try:
+            connection.execute(f"PRAGMA cache_size = -{cache}")
+            if readonly:
+                open_wholly(connection)
+        except BaseException:
+            connection.close()
+            raise
     return connection
+
+
+def open_wholly(connection: sqlite3.Connection) -> None:
+    """Opens what is beside the file as well."""
+    connection.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 def open_history(folder: Path) -> sqlite3.Connection:
@@ -139,13 +161,23 @@ def open_history(folder: Path) -> sqlite3.Connection:
 
 
 def prepare(path: Path) -> sqlite3.Connection:
-    connection = connect(path)
+    with PLACE:
+        if not path.exists():
+            # Of a file that somebody removed.
+            for suffix in BESIDE:
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        connection = connect(path)
+        try:
+            # Only of effect while the file is empty, and before the cache is measured in pages.
+            connection.execute(f"PRAGMA page_size = {PAGE}")
+            connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE}")
+            # A kill loses nothing then; losing power may lose the last transactions, offset and rows together.
+            connection.execute("PRAGMA journal_mode = WAL")
+            open_wholly(connection)
+        except BaseException:
+            connection.close()
+            raise
     try:
-        # Only of effect while the file is empty, and before the cache is measured in pages.
-        connection.execute(f"PRAGMA page_size = {PAGE}")
-        connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE}")
-        # A kill loses nothing then; losing power may lose the last transactions, offset and rows together.
-        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         migrate(connection, path)
@@ -190,8 +222,10 @@ def set_aside(path: Path, error: BaseException) -> None:
     for old in path.parent.glob(f"{path.name}.damaged-*"):
         old.unlink()
     aside = path.with_name(f"{path.name}.damaged-{int(time())}")
-    for suffix in ("-wal", "-shm", ""):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.replace(aside.with_name(aside.name + suffix))
+    with PLACE:
+        # The file first: without it nobody opens what is beside it.
+        for suffix in ("", *BESIDE):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.replace(aside.with_name(aside.name + suffix))
     logger.error("the history is damaged (%s): it is kept as %s and made again from the event log", error, aside)
