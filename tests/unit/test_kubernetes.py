@@ -284,7 +284,8 @@ def test_logs_and_exec(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     platform.logs(["worker", "monitor"], follow=True, tail=7)
     platform.exec("worker", ["celery", "-A", "app", "report"])
     assert runner.attached == [
-        f"{KUBECTL} logs --selector 'app.kubernetes.io/part-of in (warren,rabbitmq),app.kubernetes.io/name in (worker,monitor)' --prefix "
+        f"{KUBECTL} logs --selector 'app.kubernetes.io/part-of in (warren,rabbitmq),"
+        "app.kubernetes.io/name in (worker,monitor)' --prefix "
         "--tail 7 --ignore-errors --max-log-requests 100 --follow",
         f"{KUBECTL} exec --stdin worker-a --container worker -- celery -A app report",
     ]

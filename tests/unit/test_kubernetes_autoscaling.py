@@ -30,7 +30,7 @@ NO_KEDA = WarrenError(
     ExitCode.FAILED,
 )
 DEV = ROOT / "k8s" / "overlays" / "dev"
-HEAVY = Pool(name="heavy", queues=("video", "my.audio"), time_limit=600, concurrency="1", workers=3)
+HEAVY = Pool(name="heavy", queues=("video", "audio"), time_limit=600, concurrency="1", workers=3)
 
 
 def scaled_object(least: int = 1, most: int = 10, name: str = "worker", **notes: str) -> dict[str, Any]:
@@ -209,21 +209,21 @@ def test_the_defaults_leave_to_the_component_what_it_says(home: Path) -> None:
 
 def test_settings_reach_keda(home: Path) -> None:
     settings = Settings(
-        queues=("default", "my.mail"), worker_concurrency="4", workers=8, task_time_limit=1000, pools=(HEAVY,)
+        queues=("default", "mail"), worker_concurrency="4", workers=8, task_time_limit=1000, pools=(HEAVY,)
     )
     whole, pool = written(settings, scalers("keda"))
     assert said(whole) == {
         "/spec/minReplicaCount": 8,
         # As the least one is more than the overlay's most.
         "/spec/maxReplicaCount": 8,
-        "/spec/triggers/0/metadata/queueName": r"^(default|my\.mail)$",
+        "/spec/triggers/0/metadata/queueName": "^(default|mail)$",
         "/spec/triggers/0/metadata/value": "4",
         "/spec/cooldownPeriod": 1060,
     }
     assert said(pool) == {
         "/spec/minReplicaCount": 3,
         "/spec/maxReplicaCount": 6,
-        "/spec/triggers/0/metadata/queueName": r"^(video|my\.audio)$",
+        "/spec/triggers/0/metadata/queueName": "^(video|audio)$",
         "/spec/triggers/0/metadata/value": "1",
         "/spec/cooldownPeriod": 660,
     }

@@ -11,10 +11,13 @@ from deploy.output import note
 from deploy.platforms.kubernetes.context import Context
 from deploy.run import Runner
 
-__all__ = ["PART", "Kubectl", "explained"]
+__all__ = ["PART", "THERE", "Kubectl", "explained"]
 
 # The label of all that belongs to the stack.
 PART = "app.kubernetes.io/part-of=warren"
+
+# That and the label of brokers that RabbitMQ's cluster operator made: it leaves them no other one.
+THERE = "app.kubernetes.io/part-of in (warren,rabbitmq)"
 
 # Seconds. An API server that answers takes a few hundredths of one.
 API_PATIENCE = 10
@@ -61,6 +64,10 @@ class Kubectl:
         except WarrenError as error:
             raise explained(error, self.place) from error
 
+    def stack(self, kinds: str) -> list[dict[str, Any]]:
+        """The objects of ``kinds`` that belong to the stack, a broker of RabbitMQ's cluster operator with them."""
+        return [one for one in self.list(kinds, THERE) if not someone_elses(one)]
+
     def list(self, kinds: str, selector: str = PART) -> list[dict[str, Any]]:
         """The objects of ``kinds`` that ``selector`` selects."""
         printed = self.read("get", kinds, "--selector", selector, "--output", "json")
@@ -72,6 +79,12 @@ class Kubectl:
         printed = self.read("get", kind, name, "--ignore-not-found", "--output", "json")
         found: dict[str, Any] | None = json.loads(printed) if printed.strip() else None
         return found
+
+
+def someone_elses(found: dict[str, Any]) -> bool:
+    """Whether it is of another broker of the operator, in the same namespace."""
+    labels: dict[str, str] = found["metadata"].get("labels", {})
+    return labels.get("app.kubernetes.io/part-of") == "rabbitmq" and labels.get("app.kubernetes.io/name") != "rabbitmq"
 
 
 def explained(error: WarrenError, place: str) -> WarrenError:

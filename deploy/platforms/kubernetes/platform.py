@@ -16,7 +16,7 @@ from deploy.platforms.kubernetes import context, overlay, pods, progress
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers
 from deploy.platforms.kubernetes.forward import Forwarded
 from deploy.platforms.kubernetes.image import ClusterImage
-from deploy.platforms.kubernetes.kubectl import PART, Kubectl, explained
+from deploy.platforms.kubernetes.kubectl import PART, THERE, Kubectl, explained
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.platforms.lock import locked
 from deploy.run import Runner
@@ -31,6 +31,14 @@ WORKERS = f"{PART},app.kubernetes.io/component=worker"
 
 # Which of the pods a smaller number of workers takes first: those of the lowest cost.
 COST = "controller.kubernetes.io/pod-deletion-cost"
+
+# What runs the broker: the component rabbitmq-operator has it under another name.
+OWN_BROKER = "statefulset/rabbitmq"
+OPERATORS_BROKER = "statefulset/rabbitmq-server"
+OPERATED = "rabbitmqclusters.rabbitmq.com/rabbitmq"
+
+# Seconds that its nodes may take to stop: each first sees that the others can do without it, for ten minutes at most.
+BROKER_PATIENCE = 660
 
 # Seconds that the rest of `down` may take after the workers are gone.
 DOWN_PATIENCE = 120
@@ -163,8 +171,20 @@ class Kubernetes:
         self.delete("deployments", WORKERS, self.settings.stop_grace + DOWN_PATIENCE)
         self.stop_at_once()
         self.delete("deployments,statefulsets", PART, DOWN_PATIENCE)
+        self.stop_operators_broker(volumes)
         if volumes:
             self.kubectl.run("delete", "persistentvolumeclaims", "--selector", PART)
+
+    def stop_operators_broker(self, volumes: bool) -> None:
+        """Deleted, a broker of RabbitMQ's cluster operator takes its data along; without nodes it keeps them."""
+        if self.workload("rabbitmq") == OWN_BROKER:
+            return
+        if volumes:
+            self.kubectl.run("delete", OPERATED, f"--timeout={BROKER_PATIENCE}s")
+        else:
+            self.kubectl.run("patch", OPERATED, "--type", "merge", "--patch", '{"spec": {"replicas": 0}}')
+            there = f"{pods.SERVICE}=rabbitmq,app.kubernetes.io/part-of=rabbitmq"
+            self.kubectl.run("wait", "pods", "--selector", there, "--for=delete", f"--timeout={BROKER_PATIENCE}s")
 
     def delete(self, kinds: str, selector: str, timeout: int) -> None:
         """Deletes workloads and waits until their pods are gone."""
@@ -183,19 +203,26 @@ class Kubernetes:
         with locked(self.kubectl.note, dry=self.runner.dry):
             self.image.provide(self.kubectl)
             self.apply()
-            wanted = [f"{'statefulset' if service == 'rabbitmq' else 'deployment'}/{service}" for service in services]
+            wanted = [self.workload(service) for service in services]
             self.kubectl.run("rollout", "restart", *wanted)
             if not self.runner.dry:
                 progress.until_ready(self.kubectl, self.settings.up_timeout, services)
 
+    def workload(self, service: str) -> str:
+        """As kubectl names what ``service`` runs by."""
+        if service != "rabbitmq":
+            return f"deployment/{service}"
+        found = [one["metadata"]["name"] for one in self.kubectl.stack("statefulsets")]
+        return OPERATORS_BROKER if OPERATORS_BROKER.partition("/")[2] in found else OWN_BROKER
+
     def status(self) -> list[Instance]:
-        found = [pods.instance(pod) for pod in self.kubectl.list("pods") if kind(pods.service(pod)) in SERVICES]
+        found = [pods.instance(pod) for pod in self.kubectl.stack("pods") if kind(pods.service(pod)) in SERVICES]
         return sorted(found, key=lambda one: (progress.place(one.service), one.name))
 
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
         return self.runner.attach(
             self.kubectl.command(
-                *("logs", "--selector", f"{PART},{pods.SERVICE} in ({','.join(services)})", "--prefix"),
+                *("logs", "--selector", f"{THERE},{pods.SERVICE} in ({','.join(services)})", "--prefix"),
                 *("--tail", str(tail), "--ignore-errors", "--max-log-requests", "100"),
                 *(["--follow"] if follow else []),
             )
@@ -228,7 +255,7 @@ class Kubernetes:
                 self.kubectl.run("annotate", "--overwrite", "pods", *those, f"{COST}={cost}")
 
     def exec(self, service: str, command: Sequence[str]) -> int:
-        there = [pod for pod in pods.of(self.kubectl.list("pods"), service) if pods.ready(pod)]
+        there = [pod for pod in pods.of(self.kubectl.stack("pods"), service) if pods.ready(pod)]
         if not there:
             raise WarrenError(
                 f"{self.kubectl.place}: no {service} is ready; `invoke status` shows what runs", ExitCode.FAILED

@@ -37,9 +37,14 @@ def settled(workload: dict[str, Any]) -> bool:
 def line(workloads: list[dict[str, Any]]) -> str:
     """How many of each service's instances are ready."""
     return ", ".join(
-        f"{one['metadata']['name']} {one.get('status', {}).get('readyReplicas', 0)}/{one['spec'].get('replicas', 1)}"
-        for one in sorted(workloads, key=lambda one: place(one["metadata"]["name"]))
+        f"{named(one)} {one.get('status', {}).get('readyReplicas', 0)}/{one['spec'].get('replicas', 1)}"
+        for one in sorted(workloads, key=lambda one: place(named(one)))
     )
+
+
+def named(workload: dict[str, Any]) -> str:
+    """Its service. The StatefulSet of RabbitMQ's operator has another name than ours."""
+    return pods.service(workload) or str(workload["metadata"]["name"])
 
 
 def place(service: str) -> tuple[int, str]:
@@ -56,13 +61,13 @@ def until_ready(kubectl: Kubectl, limit: float, services: Sequence[str] = ()) ->
     until = time.monotonic() + limit
     said, broken = "", 0
     while True:
-        workloads = [one for one in kubectl.list(WORKLOADS) if not services or one["metadata"]["name"] in services]
+        workloads = [one for one in kubectl.stack(WORKLOADS) if not services or named(one) in services]
         if (now := line(workloads)) != said:
             kubectl.note(f"ready: {now}")
             said = now
         if workloads and all(settled(one) for one in workloads):
             return
-        there = [pod for pod in kubectl.list("pods") if not pods.ready(pod) and here(pod)]
+        there = [pod for pod in kubectl.stack("pods") if not pods.ready(pod) and here(pod)]
         broken = broken + 1 if any(pods.hopeless(pod) for pod in there) else 0
         if broken >= PROOFS or time.monotonic() > until:
             raise not_ready(kubectl, there)

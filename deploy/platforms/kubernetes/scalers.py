@@ -79,8 +79,7 @@ def triggers(pool: Pool) -> list[tuple[str, Any]]:
     asked = "/spec/triggers/0/metadata"
     changes: list[tuple[str, Any]] = []
     if pool.queues != usual.queues:
-        names = "|".join(re.sub(r"[^\w-]", lambda found: "\\" + found[0], queue) for queue in pool.queues)
-        changes.append((f"{asked}/queueName", f"^({names})$"))
+        changes.append((f"{asked}/queueName", f"^({'|'.join(pool.queues)})$"))
     if pool.concurrency != usual.concurrency:
         changes.append((f"{asked}/value", pool.concurrency))
     if pool.stop_grace != usual.stop_grace:
