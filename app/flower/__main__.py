@@ -10,13 +10,8 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
-
-import flower.command
-from celery.bin.celery import main as celery
-
-from app.flower.application import Flower
 
 __all__ = ["main"]
 
@@ -25,13 +20,18 @@ __all__ = ["main"]
 GARBAGE = 50_000
 
 
-def banner(*args: Any, print_banner: Any = flower.command.print_banner) -> None:
-    """Flower's, which for debugging logs all settings: the cookies' key and that of the provider are among them."""
-    with_secrets, flower.command.settings = flower.command.settings, dict.fromkeys(flower.command.settings, "...")
-    try:
-        print_banner(*args)
-    finally:
-        flower.command.settings = with_secrets
+def without_secrets(command: Any) -> Callable[..., None]:
+    """Flower's banner, which for debugging logs all settings: the cookies' key and that of the provider are among them."""
+    print_banner = command.print_banner
+
+    def banner(*args: Any) -> None:
+        with_secrets, command.settings = command.settings, dict.fromkeys(command.settings, "...")
+        try:
+            print_banner(*args)
+        finally:
+            command.settings = with_secrets
+
+    return banner
 
 
 def clear(environment: MutableMapping[str, str]) -> None:
@@ -48,9 +48,15 @@ def clear(environment: MutableMapping[str, str]) -> None:
 def main() -> int:
     gc.set_threshold(GARBAGE)
     clear(os.environ)
+    # Not before: Flower reads some of its variables when it is imported.
+    import flower.command
+    from celery.bin.celery import main as celery
+
+    from app.flower.application import Flower
+
     # The one place where Flower's command names the class of its application.
     flower.command.Flower = Flower
-    flower.command.print_banner = banner
+    flower.command.print_banner = without_secrets(flower.command)
     sys.argv = ["celery", "-A", "app", "flower", *sys.argv[1:]]
     try:
         celery()

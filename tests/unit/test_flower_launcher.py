@@ -18,7 +18,7 @@ from tornado.web import RequestHandler, URLSpec, create_signed_value
 
 from deploy.ports import any_free
 from deploy.secrets import NAMES, Secrets
-from deploy.services import environments
+from deploy.services import FLOWER_OAUTH, environments
 from deploy.settings import Settings
 from tests.support.eventually import eventually
 from tests.support.login import basic
@@ -150,7 +150,7 @@ def test_a_wrong_setting(make: Make) -> None:
 
 PROVIDERS = {
     "GoogleAuth2LoginHandler": "https://accounts.google.com/",
-    "GithubLoginHandler": "https://github.example.org/login/oauth/authorize?",
+    "GithubLoginHandler": "https://github.com/login/oauth/authorize?",
     "GitLabLoginHandler": "https://gitlab.example.org/oauth/authorize?",
     "OktaLoginHandler": "https://shop.okta.example.org/oauth2/v1/authorize?",
 }
@@ -169,7 +169,6 @@ def test_a_login_elsewhere(make: Make, port: int, provider: str) -> None:
         flower_oauth2_key="the-key",
         flower_oauth2_secret="hidden-key",
         flower_oauth2_redirect_uri="https://flower.example.org/login",
-        flower_github_oauth_domain="github.example.org",
         flower_gitlab_oauth_domain="gitlab.example.org",
         flower_oauth2_okta_base_url="https://shop.okta.example.org/oauth2",
     )
@@ -179,6 +178,9 @@ def test_a_login_elsewhere(make: Make, port: int, provider: str) -> None:
     variables = ("FLOWER_AUTH", "FLOWER_O", "FLOWER_G", "FLOWER_COOKIE")
     own = {name: value for name, value in wanted.items() if name.startswith(variables)}
     cookie_secret = own["FLOWER_COOKIE_SECRET"]
+    # As pods have it: the others are empty, and the password is there too.
+    empty = {name.upper(): "" for name in FLOWER_OAUTH if name.upper() not in own}
+    own = {**empty, "FLOWER_BASIC_AUTH": "operator:flower-login", **own}
     flower = make(FLOWER_METRICS_TOKEN="let-me-in", FLOWER_LOGGING="debug", **own)
     answers(port, flower)
     for path in ("/", "/tasks", "/api/tasks"):
