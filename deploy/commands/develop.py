@@ -66,7 +66,7 @@ def lint(s: Session) -> None:
 
 
 # What tests need of the system, by the program that shows whether it is there.
-PACKAGES = {"rabbitmq-server": "rabbitmq-server", "chromium": "chromium"}
+PACKAGES = {"rabbitmq-server": "rabbitmq-server", "chromium": "chromium", "docker-registry": "docker-registry"}
 
 
 # Tests wait for brokers, stacks and clusters more than they compute, so more of them at a time than the machine has cores.

@@ -74,5 +74,10 @@ def push(settings: Settings, runner: Runner, registry: str) -> str:
         raise unbuilt(error) from error
     name = f"{registry.rstrip('/')}/{Path(image.name()).name}"
     runner.run(["docker", "tag", image.name(), name])
-    runner.run(["docker", "push", "--quiet", name])
+    try:
+        runner.run(["docker", "push", "--quiet", name], quiet=True)
+    except WarrenError as error:
+        raise WarrenError(
+            f"{error}; is there a registry at {name.partition('/')[0]}, and may you write to it (docker login)?", error.code
+        ) from error
     return name
