@@ -25,13 +25,13 @@ QUIET = (
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """A browser; the test is skipped where there is none."""
+def chromium(*arguments: str) -> Iterator[Browser]:
+    """A browser, started with ``arguments`` beside its usual ones; the test is skipped where there is none."""
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
         pytest.skip("no Chromium here; install it (sudo apt-get install chromium)")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
+        browser = playwright.chromium.launch(executable_path=program, args=[*QUIET, *arguments])
         try:
             yield browser
         finally:

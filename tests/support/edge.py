@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from playwright.sync_api import Browser, BrowserContext, Error, Page, Response
 
@@ -86,10 +86,20 @@ class Edge:
         return FLOWER_LOGIN, self.secrets["flower-login"]
 
 
+class Way(Protocol):
+    """Where browsers find Flower, and as whom."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def flower_login(self) -> tuple[str, str]: ...
+
+
 class Looks:
     """A browser's page that was let into Flower, and what went wrong in it."""
 
-    def __init__(self, browser: Browser, edge: Edge, password: str | None = None) -> None:
+    def __init__(self, browser: Browser, edge: Way, password: str | None = None) -> None:
         user, right = edge.flower_login
         self.edge = edge
         self.context: BrowserContext = browser.new_context(
