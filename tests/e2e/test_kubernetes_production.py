@@ -6,6 +6,7 @@ The tests share one stack and run in the order in which they stand here.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
@@ -25,6 +26,12 @@ from tests.support.rollout import watched
 
 # With what tests need beside the overlay.
 BASE = ROOT / "tests" / "e2e" / "kubernetes"
+# Seconds. Each wait ends by itself, where nothing moves any more.
+HANGS = 3600
+
+# Seconds: less than the grace of broker nodes, which is 600.
+GONE = 500
+
 BROKERS = "app.kubernetes.io/name=rabbitmq"
 
 # Who gets a connection to whom: pod, host, port, and whether it may.
@@ -96,7 +103,7 @@ def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFac
     return made
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(HANGS)
 def test_all_queues_and_streams_live_on_all_three_nodes_from_the_start(stack: Production) -> None:
     stack.await_whole()
     assert {"default", "dead_letters", "celery.events", "celery.revoked"} <= set(stack.copies())
@@ -122,7 +129,7 @@ def ran(stack: Production, *arguments: str) -> None:
     stack.cluster.kubectl(*arguments)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(HANGS)
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_broker_node_is_killed(stack: Production, number: int) -> None:
     """With a second to end, it is killed in what it does before."""
@@ -131,13 +138,15 @@ def test_a_broker_node_is_killed(stack: Production, number: int) -> None:
     stack.await_whole()
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(HANGS)
 def test_all_broker_nodes_are_restarted_and_never_are_two_away(stack: Production) -> None:
     def restarted() -> None:
         with watched(stack.cluster, BROKERS) as seen:
             eventually(lambda: len(seen.present) == 3, LONG, "all three are seen")
             ran(stack, "rollout", "restart", "statefulset/rabbitmq")
-            eventually(lambda: len(seen.replaced) == 3, LONG, lambda: f"of three are replaced: {seen.replaced}")
+            for number in (1, 2, 3):
+                enough = functools.partial(lambda wanted: len(seen.replaced) >= wanted, number)
+                eventually(enough, LONG, lambda: f"replaced are {seen.replaced}")
         assert seen.most == 1
 
     # For as long as that takes.
@@ -145,19 +154,19 @@ def test_all_broker_nodes_are_restarted_and_never_are_two_away(stack: Production
     stack.await_whole()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(HANGS)
 def test_a_node_is_drained(stack: Production) -> None:
     node = stack.nodes[1]
 
     def drained() -> None:
-        ran(stack, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=200s")
+        ran(stack, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=270s")
 
     stack.under("drain-", 500, drained)
     ran(stack, "uncordon", node)
     stack.await_whole()
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(HANGS)
 def test_a_nodes_power_is_cut_and_comes_back(stack: Production) -> None:
     power = os.environ.get("E2E_NODE_POWER", "")
     if not power:
@@ -183,3 +192,10 @@ def test_each_task_was_done_and_none_is_left(stack: Production) -> None:
 
     # Each task was acknowledged, and none was put aside.
     eventually(left, LONG, "no message is left in any queue")
+
+
+@pytest.mark.timeout(HANGS)
+def test_all_of_it_goes_with_its_namespace(stack: Production) -> None:
+    """No broker node waits for others, which go too."""
+    ran(stack, "delete", "namespace", stack.cluster.namespace, "--wait=false")
+    eventually(lambda: not stack.cluster.items("pods", BROKERS), GONE, "the broker nodes go")

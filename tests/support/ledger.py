@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -17,8 +18,8 @@ __all__ = ["LEDGER", "LONG", "Ledger"]
 
 LEDGER = ROOT / "tests" / "e2e" / "kubernetes" / "ledger"
 
-# Seconds for what images, volumes, brokers and nodes take on a busy host.
-LONG = 300
+# Seconds for what images, volumes, brokers and nodes take on a busy host; and without a step forward.
+LONG = 600
 
 # Tasks a second that are sent, and seconds that each takes: some less than three workers of two can do, so that who sends
 # and who works both meet what happens meanwhile.
@@ -76,17 +77,23 @@ class Ledger:
         try:
             eventually(lambda: len(self.entries("done", prefix)) > number // 20, LONG, f"{prefix}: the load runs")
             fault()
+            self.all_done(prefix, number)
             printed, _ = sending.communicate(timeout=LONG)
         finally:
             sending.kill()
         assert sending.returncode == 0, printed
-        self.all_done(prefix, number)
 
     def all_done(self, prefix: str, number: int) -> None:
-        def done() -> bool:
-            return len(set(self.entries("done", prefix))) == number
+        """Waits until all are done, for as long as they get more: how fast that is, is the machine's."""
 
-        eventually(done, LONG, lambda: f"{prefix}: {len(set(self.entries('done', prefix)))} of {number} done")
+        def done() -> int:
+            return len(set(self.entries("done", prefix)))
+
+        seen = -1
+        while seen < number:
+            # What is looked at in each turn is other than in the one before.
+            more = functools.partial(lambda before: (now := done()) > before and now, seen)
+            seen = int(eventually(more, LONG, f"{prefix}: {seen} of {number} are done, and no more get it"))
 
     def ready(self) -> bool:
         """Whether each workload has the pods that it is to have, all of them ready, and none is about to go."""
