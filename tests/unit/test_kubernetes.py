@@ -319,7 +319,10 @@ def test_secrets_are_those_of_the_cluster(home: Path) -> None:
             "not answer",
         ),
         (
-            WarrenError("`kubectl` ended with exit code 1: Error (Forbidden): pods is forbidden", ExitCode.FAILED),
+            WarrenError(
+                "`kubectl --request-timeout=10s` ended with exit code 1: Error (Forbidden): pods is forbidden",
+                ExitCode.FAILED,
+            ),
             "dev/warren: the cluster forbids it: Error (Forbidden): pods is forbidden",
         ),
         (WarrenError("`kubectl` ended with exit code 1: Unauthorized", ExitCode.FAILED), "refuses the login"),

@@ -20,7 +20,7 @@ from functools import cached_property
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.base import WHAT, Endpoints
 from deploy.platforms.kubernetes import passwords
-from deploy.platforms.kubernetes.kubectl import Kubectl
+from deploy.platforms.kubernetes.kubectl import Kubectl, not_installed
 from deploy.secrets import Secrets
 
 __all__ = ["Forwarded"]
@@ -119,15 +119,18 @@ class Forward:
         kubectl.runner.show(" ".join(command))
         # A file, not a pipe: kubectl writes a line for each connection, and would stop where nobody reads them.
         self.said = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as kubectl runs
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self.said,
-            stderr=self.said,
-            # Ctrl-C is for the command, which may still have a word for the broker.
-            start_new_session=True,
-            preexec_fn=end_with_parent(),  # noqa: PLW1509 - it calls the kernel, and nothing of Python's
-        )
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self.said,
+                stderr=self.said,
+                # Ctrl-C is for the command, which may still have a word for the broker.
+                start_new_session=True,
+                preexec_fn=end_with_parent(),  # noqa: PLW1509 - it calls the kernel, and nothing of Python's
+            )
+        except FileNotFoundError as error:
+            raise not_installed() from error
         atexit.register(self.process.kill)
         self.until = time.monotonic() + PATIENCE
 

@@ -78,6 +78,7 @@ def push(settings: Settings, runner: Runner, registry: str) -> str:
         runner.run(["docker", "push", "--quiet", name], quiet=True)
     except WarrenError as error:
         raise WarrenError(
-            f"{error}; is there a registry at {name.partition('/')[0]}, and may you write to it (docker login)?", error.code
+            f"{error}; is there a registry at {name.partition('/')[0]}, and may you write to it (docker login)?",
+            error.code,
         ) from error
     return name

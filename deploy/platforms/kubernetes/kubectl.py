@@ -11,7 +11,7 @@ from deploy.output import note
 from deploy.platforms.kubernetes.context import Context
 from deploy.run import Runner
 
-__all__ = ["PART", "THERE", "Kubectl", "explained"]
+__all__ = ["PART", "THERE", "Kubectl", "explained", "not_installed"]
 
 # The label of all that belongs to the stack.
 PART = "app.kubernetes.io/part-of=warren"
@@ -87,25 +87,29 @@ def someone_elses(found: dict[str, Any]) -> bool:
     return labels.get("app.kubernetes.io/part-of") == "rabbitmq" and labels.get("app.kubernetes.io/name") != "rabbitmq"
 
 
+def not_installed() -> WarrenError:
+    return WarrenError(
+        "kubectl is not installed; see kubernetes.io/docs/tasks/tools, or choose another --platform", ExitCode.PLATFORM
+    )
+
+
 def explained(error: WarrenError, place: str) -> WarrenError:
     """``error`` of a kubectl command as the line that says what to do, where the cluster is what is wrong."""
     text = str(error)
+    # What kubectl said. Of the command itself a --request-timeout is part, which is none.
+    said = text.partition("ended with exit code ")[2].partition(": ")[2] or text
     if error.code is ExitCode.PLATFORM:
-        return WarrenError(
-            "kubectl is not installed; see kubernetes.io/docs/tasks/tools, or choose another --platform",
-            ExitCode.PLATFORM,
-        )
+        return not_installed() if "is not installed" in text else error
     if error.code is ExitCode.TIMEOUT or re.search(
         r"connection to the server|Unable to connect|connection refused|no such host|timed? ?out|deadline exceeded",
-        text,
+        said,
     ):
         return WarrenError(
             f"{place}: the cluster does not answer; is it up, and is this the right context? (kubectl config get-contexts)",
             ExitCode.PLATFORM,
         )
-    if re.search(r"\(Forbidden\)|\bforbidden\b", text):
-        said = text.partition("exit code")[2].partition(": ")[2] or text
+    if re.search(r"\(Forbidden\)|\bforbidden\b", said):
         return WarrenError(f"{place}: the cluster forbids it: {said}", ExitCode.PLATFORM)
-    if re.search(r"Unauthorized|must be logged in", text):
+    if re.search(r"Unauthorized|must be logged in", said):
         return WarrenError(f"{place}: the cluster refuses the login of this context; log in again", ExitCode.PLATFORM)
     return WarrenError(f"{place}: {text}", error.code)
