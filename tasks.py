@@ -462,6 +462,19 @@ def render(s: Session, overlay: str = "") -> None:
     manifests.render(s, overlay)
 
 
+@command(
+    help={
+        "image": "the app image that pods run, as `invoke build` printed it for a registry (default: WARREN_APP_IMAGE)",
+        "into": "the folder to write to (default: dist)",
+    }
+)
+def release(s: Session, image: str = "", into: str = "dist") -> None:
+    """Write install-dev.yaml and install-production.yaml, each a whole stack for `kubectl apply -f`."""
+    from deploy.commands import release as releases
+
+    releases.release(s, image, into)
+
+
 @command()
 def definitions(s: Session) -> None:
     """What a RabbitMQ that others run must have for this stack, to be imported there: users, queues, policies."""
@@ -544,7 +557,8 @@ def dead_letters(
 
 
 namespace = Collection(
-    *(up, down, restart, status, scale_workers, logs, exec, config, build, open_page, render, definitions, diff),
+    *(up, down, restart, status, scale_workers, logs, exec, config, build, open_page),
+    *(render, diff, release, definitions),
     *(call, result, revoke, revoked, ping, workers, inspect),
     *(queues, schedule, purge, pause, resume, dead_letters),
     *(rate_limit, time_limit, retry, shell),
