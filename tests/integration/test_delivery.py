@@ -157,9 +157,9 @@ def test_a_killed_broker_comes_back_with_everything(broker: Broker, make_worker:
     eventually(lambda: "task-succeeded" in kinds(broker, done.id), 20, "the event log is still there")
     eventually(lambda: worker.ready, 60, worker.tail)
     make_worker(options=("--queues", "mail"))
-    assert waiting.get(timeout=30) == 7
-    assert unread.get(timeout=30) == 11
-    assert delayed.get(timeout=30) == 9
+    assert waiting.get(timeout=120) == 7
+    assert unread.get(timeout=120) == 11
+    assert delayed.get(timeout=120) == 9
 
 
 def kinds(broker: Broker, task_id: str) -> list[str]:

@@ -121,7 +121,7 @@ def test_the_broker_was_started_anew(broker: Broker, make_worker: MakeWorker, wa
     broker.start()
     make_worker()
     never_ran(broker, waits)
-    assert runs.get(timeout=30) == 4
+    assert runs.get(timeout=120) == 4
 
 
 def test_a_worker_joined_later(broker: Broker, make_worker: MakeWorker, ops: Celery) -> None:

@@ -26,7 +26,7 @@ from tests.support.processes import PYTHON, Process
 __all__ = ["Flower", "Monitor", "Worker"]
 
 # Seconds. A worker is ready after two or three; a busy machine takes its time.
-PATIENCE = 60
+PATIENCE = 120
 
 
 class Worker(Process):
