@@ -14,12 +14,12 @@ from flower.events import Events as FlowerEvents
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from app.eventlog import Stop
+from app.events.position import Position
 from app.flower.health import Health
 from app.flower.receiver import Batch, Inlet, Receiver
 from app.flower.saved import Saved
 from app.flower.snapshot import Snapshot, restore
 from app.flower.state import State
-from app.monitor.history.store import Position
 from app.settings import AppSettings
 
 __all__ = ["Events"]

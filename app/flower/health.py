@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from app.monitor.hub import Status
+from app.events.status import Status
 
 __all__ = ["Health"]
 

@@ -11,10 +11,10 @@ from zlib import crc32
 import msgspec
 
 from app.eventlog import EMPTY_WAIT, Log, Stop, Unavailable
+from app.events.decoder import Decoder, Event
+from app.events.follow import Follower
+from app.events.position import Position
 from app.flower.health import Health
-from app.monitor.follow import Follower
-from app.monitor.history.events import Decoder, Event
-from app.monitor.history.store import Position
 
 __all__ = ["Batch", "Heard", "Inlet", "Receiver", "State"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, TypeAlias
 
+from app.events.position import Position
 from app.flower.state import State
-from app.monitor.history.store import Position
 
 __all__ = ["Snapshot", "restore"]
 

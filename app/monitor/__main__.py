@@ -18,13 +18,14 @@ from threading import Thread
 
 from app.environment import Mistake
 from app.eventlog import Stop
-from app.monitor.follow import Follower
+from app.events.follow import Follower
+from app.events.status import Status
 from app.monitor.handlers.delivery import Delivery
 from app.monitor.handlers.loading import load
 from app.monitor.handlers.registry import Registry
 from app.monitor.history.reader import Reader
 from app.monitor.history.schema import FILE, NewerSchema
-from app.monitor.hub import Hub, Status
+from app.monitor.hub import Hub
 from app.monitor.printer import Printer
 from app.monitor.recorder import Recorder
 from app.monitor.web.server import Server

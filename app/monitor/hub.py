@@ -1,13 +1,12 @@
-"""What the thread that follows the log tells the others: changes as they happen, and how it is."""
+"""What the thread that follows the log tells the others: changes as they happen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, TypeAlias
 
-__all__ = ["Change", "Hub", "Status"]
+__all__ = ["Change", "Hub"]
 
 # What happened to a task or worker: "type" is an event's, such as task-failed; the rest as the API has it.
 Change: TypeAlias = dict[str, Any]
@@ -48,23 +47,3 @@ class Hub:
                 self._wakes.pop(number, None)
 
         return leave
-
-
-@dataclass
-class Status:
-    """How following the log goes. Each field is written by one thread and may be read by any."""
-
-    connected: bool = False
-    caught_up: bool = False
-    """Whether the log's end was reached, and is not far away now."""
-    lag_events: int = 0
-    """Events that are in the log and not yet in the history; an estimate while there are many."""
-    lag_seconds: float = 0.0
-    """Age of the last event that is in the history, while there are later ones in the log."""
-    error: str | None = None
-    """Why nothing is taken from the log now, for example that the volume is full."""
-    tasks: int = 0
-    suspect: str | None = None
-    """What a search stumbled over that looks like damage of the history's file, until that has been inspected."""
-    malformed: dict[str, int] = field(default_factory=dict)
-    """Messages and events that were skipped, by kind."""

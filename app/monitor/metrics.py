@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.events.status import Status
 from app.monitor.handlers.delivery import HandlerStats
 from app.monitor.history.store import Told
 from app.monitor.history.workers import Worker
-from app.monitor.hub import Status
 from app.monitor.lines import STATES
 
 __all__ = ["Metrics"]

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from app.events.decoder import Event
 from app.monitor.history.clock import rfc3339
-from app.monitor.history.events import Event
 from app.monitor.history.store import Told
 from app.monitor.lines import (
     FIELDS,

@@ -16,6 +16,9 @@ from typing import Any
 import msgspec
 
 from app.event_types import HEARTBEAT
+from app.events.follow import Refused
+from app.events.position import Position
+from app.events.status import Status
 from app.monitor.handlers.delivery import Delivery
 from app.monitor.handlers.outbox import enroll, identity, positions, retire
 from app.monitor.handlers.registry import Registry
@@ -24,14 +27,14 @@ from app.monitor.history.attention import Attention, Limits
 from app.monitor.history.clock import rfc3339
 from app.monitor.history.retention import prune
 from app.monitor.history.schema import FILE, connect, damaged, set_aside
-from app.monitor.history.store import History, Position, Told
+from app.monitor.history.store import History, Told
 from app.monitor.history.task import CODES, STATES
-from app.monitor.hub import Change, Hub, Status
+from app.monitor.hub import Change, Hub
 from app.monitor.metrics import Metrics
 from app.monitor.printer import Printer
 from app.settings import AppSettings
 
-__all__ = ["Recorder", "Refused"]
+__all__ = ["Recorder"]
 
 # Seconds between two looks for what is to be forgotten.
 PRUNE_EVERY = 60.0
@@ -47,10 +50,6 @@ LIVE = 500
 logger = logging.getLogger("warren.monitor")
 
 encode = msgspec.json.Encoder().encode
-
-
-class Refused(Exception):
-    """The history takes nothing now. The text says why and what to do."""
 
 
 class Recorder:

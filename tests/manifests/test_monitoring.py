@@ -16,7 +16,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import HttpWaitStrategy
 
 import tasks
-from app.monitor.hub import Status
+from app.events.status import Status
 from app.monitor.metrics import Metrics
 from deploy.paths import ROOT
 from tests.support import containers, promtool

@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
-from app.monitor.history.events import Decoder
-from app.monitor.history.events import Event as Heard
+from app.events.decoder import Decoder
+from app.events.decoder import Event as Heard
 from app.monitor.history.store import History, Told
 
 __all__ = [

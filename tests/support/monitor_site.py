@@ -17,8 +17,9 @@ from urllib.parse import urlencode
 
 from msgspec.structs import replace
 
+from app.events.status import Status
 from app.monitor.history.clock import rfc3339
-from app.monitor.hub import Hub, Status
+from app.monitor.hub import Hub
 from app.monitor.web.server import Server
 from app.monitor.web.sources import Filter, Page
 from app.settings import AppSettings

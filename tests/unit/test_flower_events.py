@@ -16,11 +16,11 @@ import pytest
 from celery import Celery
 from tornado.ioloop import IOLoop
 
+from app.events.position import Position
 from app.flower import events as module
 from app.flower.events import Events
 from app.flower.receiver import Batch
 from app.flower.state import State
-from app.monitor.history.store import Position
 from app.settings import AppSettings
 from tests.support.events import body, life
 from tests.support.eventually import eventually

@@ -10,11 +10,11 @@ from zlib import crc32
 import pytest
 
 from app.eventlog import Stop, Unavailable
+from app.events import follow
+from app.events.position import Position
 from app.flower import receiver
 from app.flower.health import Health
 from app.flower.receiver import Batch, Inlet, Receiver
-from app.monitor import follow
-from app.monitor.history.store import Position
 from tests.support.events import BASE, WORKER, body, event, heartbeat, life
 from tests.support.eventually import eventually
 

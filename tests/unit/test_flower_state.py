@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from app.events.position import Position
 from app.flower.health import Health
 from app.flower.receiver import Inlet
 from app.flower.snapshot import Snapshot, restore
 from app.flower.state import State
-from app.monitor.history.store import Position
 from tests.support.events import BASE, NAME, Event, body, event, heartbeat, life, new_id
 
 

@@ -11,7 +11,7 @@ from zlib import crc32
 
 import pytest
 
-from app.monitor.history.events import Decoder
+from app.events.decoder import Decoder
 from app.monitor.history.reader import Reader
 from app.monitor.history.schema import FILE
 from app.monitor.history.store import History, Told

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.monitor.history.events import Event as Heard
+from app.events.decoder import Event as Heard
 from app.monitor.history.shape import full
 from app.monitor.history.task import CODES, PENDING, STATES, STEP_LIMIT, Task, apply, as_id, id_text
 from tests.support.events import BASE, Event, event, heard, life

@@ -9,10 +9,10 @@ from time import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.events.status import Status
 from app.monitor.handlers.delivery import HandlerStats
 from app.monitor.history.store import History
 from app.monitor.history.workers import Worker
-from app.monitor.hub import Status
 from app.monitor.metrics import DOWN, NAMES, OTHER, STALE, WORKERS, Metrics
 from tests.support.events import event, heartbeat, life, take
 

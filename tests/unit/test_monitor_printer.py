@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.event_types import LOGGED
-from app.monitor.history.events import Decoder
+from app.events.decoder import Decoder
 from app.monitor.history.store import Told
 from app.monitor.history.task import PENDING, Task
 from app.monitor.lines import as_json, as_text

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from app.eventlog import Stop
+from app.events.follow import Refused
+from app.events.status import Status
 from app.monitor import recorder as recording
 from app.monitor.handlers.delivery import Delivery
 from app.monitor.handlers.registry import Handler, Registry, Subscription
@@ -21,8 +23,8 @@ from app.monitor.history.filter import Filter
 from app.monitor.history.reader import Reader
 from app.monitor.history.schema import FILE
 from app.monitor.history.store import Told
-from app.monitor.hub import Change, Hub, Status
-from app.monitor.recorder import Recorder, Refused
+from app.monitor.hub import Change, Hub
+from app.monitor.recorder import Recorder
 from app.settings import AppSettings
 from tests.support.events import BASE, WORKER, Event, body, event, heartbeat, life, messages
 

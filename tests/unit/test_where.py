@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from app.events.decoder import Event
 from app.monitor.history import shape
-from app.monitor.history.events import Event
 from app.monitor.history.task import CODES, PENDING, Task, apply
 from app.revokes.log import Record
 from deploy.dead_letters import Letter

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from app.monitor.history.events import Event
+from app.events.decoder import Event
 from app.monitor.history.store import SELECT, History, Told, task_of, texts_of
 from app.monitor.history.task import (
     ATTENTION,

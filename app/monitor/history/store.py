@@ -11,15 +11,16 @@ from zlib import crc32
 import msgspec
 from msgspec.structs import astuple
 
+from app.events.decoder import Decoder, Event
+from app.events.position import Position
 from app.monitor.history.aggregates import COUNTED, Minutes
-from app.monitor.history.events import Decoder, Event
 from app.monitor.history.schema import open_history
 from app.monitor.history.task import CODES, PENDING, Id, Task, apply, as_id
 from app.monitor.history.unused import Unused
 from app.monitor.history.words import Words
 from app.monitor.history.workers import Workers
 
-__all__ = ["History", "Position", "Told"]
+__all__ = ["History", "Told"]
 
 COLUMNS = tuple(field.name for field in msgspec.structs.fields(Task))
 TEXTS = ("args", "kwargs", "result", "exception", "traceback")
@@ -35,17 +36,6 @@ UNINDEX = f"INSERT INTO task_text (task_text, rowid, {', '.join(TEXTS)}) VALUES 
 
 encode = msgspec.msgpack.Encoder().encode
 decode_steps = msgspec.msgpack.Decoder(list[tuple[int, float, int, str]]).decode
-
-
-class Position(NamedTuple):
-    """The last message of the log that is in the history."""
-
-    offset: int
-    checksum: int
-    """Of its body: another log that has grown to the same offset has another message there."""
-
-    def is_of(self, offset: int, body: bytes) -> bool:
-        return offset == self.offset and crc32(body) == self.checksum
 
 
 class Told(NamedTuple):

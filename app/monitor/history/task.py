@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from app.monitor.history.events import Event
+from app.events.decoder import Event
 
 __all__ = ["Id", "Task", "apply", "as_id", "id_text"]
 

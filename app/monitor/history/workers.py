@@ -6,7 +6,7 @@ import sqlite3
 
 import msgspec
 
-from app.monitor.history.events import Event
+from app.events.decoder import Event
 
 __all__ = ["Worker", "Workers"]
 

@@ -16,7 +16,7 @@ import msgspec
 from tornado.http1connection import HTTP1Connection
 from tornado.web import HTTPError, RequestHandler
 
-from app.monitor.hub import Status
+from app.events.status import Status
 from app.monitor.web.access import Access, Who
 from app.monitor.web.actions import Actions
 from app.monitor.web.broadcast import Broadcast

@@ -16,7 +16,8 @@ from tornado.template import Loader
 from tornado.web import Application, RedirectHandler, RequestHandler, StaticFileHandler
 
 from app.environment import Mistake
-from app.monitor.hub import Hub, Status
+from app.events.status import Status
+from app.monitor.hub import Hub
 from app.monitor.web import api, live, login, pages
 from app.monitor.web.access import Access
 from app.monitor.web.actions import Actions

@@ -9,11 +9,10 @@ from time import monotonic, time
 from typing import Protocol
 
 from app.eventlog import ANSWER_TIMEOUT, EMPTY_WAIT, Log, Stop, Unavailable, address
-from app.monitor.history.store import Position
-from app.monitor.hub import Status
-from app.monitor.recorder import Refused
+from app.events.position import Position
+from app.events.status import Status
 
-__all__ = ["Follower", "Records"]
+__all__ = ["Follower", "Records", "Refused"]
 
 # Messages and bytes of one transaction. Workers under load put 24 events into a message: as many as take a tenth of a
 # second, and 30 MB while they do.
@@ -42,6 +41,10 @@ TIMESTAMP = b'"timestamp":'
 NUMBER = re.compile(rb"\s*(\d{1,12}(?:\.\d{1,9})?)")
 
 logger = logging.getLogger("warren.monitor")
+
+
+class Refused(Exception):
+    """Nothing can be kept now. The text says why and what to do."""
 
 
 class Records(Protocol):

@@ -11,11 +11,10 @@ from zlib import crc32
 import pytest
 
 from app.eventlog import Stop, Unavailable
-from app.monitor import follow
-from app.monitor.follow import Follower, newest
-from app.monitor.history.store import Position
-from app.monitor.hub import Status
-from app.monitor.recorder import Refused
+from app.events import follow
+from app.events.follow import Follower, Refused, newest
+from app.events.position import Position
+from app.events.status import Status
 from tests.support.events import BASE, body, event
 
 Message = tuple[int, bytes]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.monitor.history import events as decoding
-from app.monitor.history.events import FUTURE_LIMIT, MESSAGE_LIMIT, NAME_LIMIT, TEXT_LIMIT, Decoder
+from app.events import decoder as decoding
+from app.events.decoder import FUTURE_LIMIT, MESSAGE_LIMIT, NAME_LIMIT, TEXT_LIMIT, Decoder
 from tests.support.events import BASE, body, event, heartbeat, life
 
 GOOD = event("started", 1, "a")
