@@ -16,7 +16,7 @@ __all__ = [
     "DELAYED_EXCHANGE",
     "HEARTBEAT",
     "TASKS_EXCHANGE",
-    "Usual",
+    "PoolLimit",
     "own_settings",
     "platform_settings",
     "task_queues",
@@ -30,7 +30,7 @@ DELAYED_EXCHANGE = "celery_delayed_27"
 HEARTBEAT = 30
 
 
-class Usual(int):
+class PoolLimit(int):
     """A time limit that nobody gave a task: that of the pool of this worker.
 
     Tasks that a worker imports late have a copy of it; :mod:`app.limits` tells by this type what is not to be sent.
@@ -85,8 +85,8 @@ def worker_settings(settings: AppSettings) -> dict[str, Any]:
     pool = settings.own_pool
     return {
         # One number drives time limits, stop grace and the broker's consumer timeout.
-        "task_time_limit": Usual(pool.time_limit),
-        "task_soft_time_limit": Usual(pool.soft_time_limit),
+        "task_time_limit": PoolLimit(pool.time_limit),
+        "task_soft_time_limit": PoolLimit(pool.soft_time_limit),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import bootsteps
 
-from app.config import Usual
+from app.config import PoolLimit
 from app.pools import soft_limit
 
 __all__ = ["Limits", "leave_to_the_pool"]
@@ -19,7 +19,7 @@ __all__ = ["Limits", "leave_to_the_pool"]
 def leave_to_the_pool(headers: Any = None, **_: Any) -> None:
     """Takes the limits that nobody gave out of a message that is about to be sent (signal ``before_task_publish``)."""
     if limits := (headers or {}).get("timelimit"):
-        headers["timelimit"] = [None if isinstance(limit, Usual) else limit for limit in limits]
+        headers["timelimit"] = [None if isinstance(limit, PoolLimit) else limit for limit in limits]
 
 
 class Limits(bootsteps.StartStopStep):

@@ -12,7 +12,7 @@ from app.settings import from_environment
 __all__ = ["mend"]
 
 
-class Usual(NamedTuple):
+class OwnLimits(NamedTuple):
     """What a task's code and the settings say."""
 
     soft: float | None
@@ -30,7 +30,7 @@ def mend() -> None:
 
 
 # By the task's name, of those whose time limits were changed.
-usual: dict[str, Usual] = {}
+usual: dict[str, OwnLimits] = {}
 
 
 def time_limit(state: Any, task_name: str = "", hard: float | None = None, soft: float | None = None, **_: Any) -> Any:
@@ -43,7 +43,7 @@ def time_limit(state: Any, task_name: str = "", hard: float | None = None, soft:
 
     if task_name in state.app.tasks:
         task = state.app.tasks[task_name]
-        before = usual.setdefault(task_name, Usual(task.soft_time_limit, task.time_limit, task.Request))
+        before = usual.setdefault(task_name, OwnLimits(task.soft_time_limit, task.time_limit, task.Request))
         changed = bool(soft or hard)
         if hard and (most := state.app.conf.task_time_limit):
             # Stop grace and the broker's patience are reckoned from it.
