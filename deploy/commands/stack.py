@@ -119,7 +119,7 @@ def flower_login(s: Session) -> str:
 
 def addresses(s: Session) -> None:
     where = s.platform.endpoints()
-    say(f"The stack is up on {s.platform.name}.")
+    say(f"The stack is up on {s.platform.name}{f' ({where.place})' if where.place else ''}.")
     if where.lasting:
         pages(s, where)
     else:
@@ -237,7 +237,8 @@ def status(s: Session, as_json: bool) -> None:
             {**answer, "autoscaling": scaling, "queues": queues, "attention": attention, "error": trouble or None}
         )
     elif not instances:
-        say("Nothing runs. `invoke up` starts the stack.")
+        place = s.endpoints.place
+        say(f"{f'{place}: nothing' if place else 'Nothing'} runs. `invoke up` starts the stack.")
     else:
         table(
             ("service", "name", "state", "ready", "since"),

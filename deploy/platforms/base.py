@@ -57,6 +57,11 @@ class Endpoints:
     flower_prefix: str = ""
     """The path that Flower answers under where there is no edge, as FLOWER_URL_PREFIX has it."""
 
+    @property
+    def place(self) -> str:
+        """Where the stack is, in words; empty where that is this host."""
+        return ""
+
     def soon(self, *services: str) -> None:
         """Begins what reaching ``services`` and their passwords takes, and returns at once; what goes wrong is told later."""
 

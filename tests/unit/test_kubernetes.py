@@ -336,7 +336,12 @@ def test_a_cluster_that_can_not_be_used(home: Path, raised: WarrenError, said: s
     assert caught.value.code is ExitCode.PLATFORM
 
 
-def test_no_kubectl_at_all(home: Path) -> None:
+def test_no_kubectl_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its configuration may be known from before.
+    platform, _ = made()
+    monkeypatch.setenv("PATH", str(home))
+    with pytest.raises(WarrenError, match="kubectl is not installed; see "):
+        _ = platform.endpoints().amqp
     missing = WarrenError("kubectl is not installed, or not on the PATH", ExitCode.PLATFORM)
     platform, _ = made({"kubectl config view": missing})
     with pytest.raises(WarrenError, match="kubectl is not installed; see "):
@@ -411,6 +416,7 @@ def test_the_pages_addresses_lead_through_forwards_and_with_the_prefix(
     assert where.flower_url == "http://127.0.0.1:35555/flower/"
     assert where.monitor_url == "http://127.0.0.1:35556"
     assert (where.amqp, where.management) == (35672, 45672)
+    assert where.place == "dev/warren"
     # Each once.
     assert opened == ["flower", "monitor", "rabbitmq"]
     assert where.refused("ops", "rabbitmq") == (

@@ -47,6 +47,10 @@ class Forwarded(Endpoints):
     host = "127.0.0.1"
     lasting = False
 
+    @property
+    def place(self) -> str:
+        return self.kubectl.place
+
     def soon(self, *services: str) -> None:
         """Each kubectl takes a tenth of a second: together they take little longer than one."""
         if "reading" not in self.__dict__:
