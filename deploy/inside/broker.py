@@ -42,7 +42,7 @@ def write(settings: Settings, secrets: Secrets, nodes: int, config: Path, data: 
         (conf / file.name).write_text(file.read_text())
     (conf / "25-definitions.conf").write_text(f"load_definitions = {HOME}/definitions.json\n")
     (conf / "30-settings.conf").write_text(broker_settings(settings))
-    plugins = PLUGINS
+    plugins: tuple[str, ...] = PLUGINS
     if nodes > 1:
         plugins = (*PLUGINS, DISCOVERY)
         (conf / "40-cluster.conf").write_text(CLUSTER.format(nodes=nodes))
