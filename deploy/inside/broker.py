@@ -23,7 +23,7 @@ __all__ = ["main", "write"]
 # As a broker sees these files: CONFIG is mounted there.
 HOME = "/etc/rabbitmq"
 
-PLUGINS = ("rabbitmq_management", "rabbitmq_prometheus")
+PLUGINS: tuple[str, ...] = ("rabbitmq_management", "rabbitmq_prometheus")
 
 # The first pod of the StatefulSet forms the cluster, by its name, and the others join it: no node has to ask the API server.
 # RabbitMQ 4.0's would: with that version a node is alone, and is told nothing of others.

@@ -16,7 +16,7 @@ from deploy.run import Runner
 from deploy.services import is_worker
 from deploy.settings import Settings
 
-__all__ = ["broker_label", "instance", "last_line", "listed", "number", "published"]
+__all__ = ["broker_image", "broker_label", "instance", "last_line", "listed", "number", "published"]
 
 # What Compose takes for the project's folder: that of the file.
 HOME = ROOT / "deploy"
@@ -52,6 +52,11 @@ def listed(settings: Settings, runner: Runner) -> list[dict[str, Any]]:
 def published(containers: list[dict[str, Any]]) -> set[int]:
     """The ports of this host that ``containers`` hold."""
     return {int(port) for one in containers for port in re.findall(r":(\d+)->", one.get("Ports", ""))}
+
+
+def broker_image(containers: list[dict[str, Any]]) -> str:
+    """The image of the broker among ``containers``; empty where there is none."""
+    return next((one["Image"] for one in containers if labels(one).get("com.docker.compose.service") == "rabbitmq"), "")
 
 
 def broker_label(containers: list[dict[str, Any]]) -> str:

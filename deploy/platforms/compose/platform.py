@@ -20,6 +20,7 @@ from deploy.secrets import Secrets
 from deploy.services import EDGE, is_worker, not_up_yet, nothing_runs, of_pool, worker_services
 from deploy.services import services as all_services
 from deploy.settings import EDGE_PORTS, Settings
+from deploy.upgrade import require
 from deploy.wait import until
 
 __all__ = ["Compose"]
@@ -143,6 +144,7 @@ class Compose:
         Args:
             services: those that are made anew, where it is not all of them.
         """
+        require(containers.broker_image(listed), self.settings.rabbitmq_image)
         before = [containers.instance(one) for one in listed]
         running = any(
             is_worker(one.service) and one.state in {"running", "starting"}

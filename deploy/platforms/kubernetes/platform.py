@@ -23,6 +23,7 @@ from deploy.run import Runner
 from deploy.secrets import Secrets
 from deploy.services import SERVICES, kind, not_up_yet, nothing_runs, of_pool, worker_services
 from deploy.settings import Settings
+from deploy.upgrade import require
 
 __all__ = ["Kubernetes"]
 
@@ -145,6 +146,7 @@ class Kubernetes:
         return said
 
     def apply(self) -> None:
+        self.require_upgradable()
         folder = self.overlay()
         if not self.runner.dry:
             context.remember(self.kubectl.context)
@@ -158,6 +160,14 @@ class Kubernetes:
             self.kubectl.run("apply", "--kustomize", folder)
         if not self.runner.dry:
             self.kubectl.note(f"applied the overlay {self.settings.kube_overlay} with the settings of .env ({folder})")
+
+    def require_upgradable(self) -> None:
+        """Raises WarrenError where the broker would not start with the image that it is to get."""
+        if there := self.kubectl.get("statefulset", "rabbitmq"):
+            (image,) = [
+                one["image"] for one in there["spec"]["template"]["spec"]["containers"] if one["name"] == "rabbitmq"
+            ]
+            require(image, self.settings.rabbitmq_image, there["spec"].get("replicas", 1))
 
     def down(self, volumes: bool) -> None:
         with locked(self.kubectl.note, dry=self.runner.dry):
