@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -62,6 +63,51 @@ def test_just_the_connections_in_use_are_allowed_at_both_ends(policed: Manifests
         and allowed(policed, "ingress", taking["metadata"]["labels"], calling["metadata"]["labels"], port["name"])
     }
     assert found == CONNECTIONS
+
+
+def test_every_address_that_a_pod_is_told_is_one_of_them(policed: Manifests) -> None:
+    services = {one["metadata"]["name"]: one["spec"]["ports"] for one in policed if one["kind"] == "Service"}
+    told = {
+        (workload["metadata"]["name"], service, port["targetPort"])
+        for workload, spec in pods(policed)
+        for container in spec["containers"]
+        for variable in container.get("env", [])
+        for service, number in re.findall(r"://[^@]*@([a-z-]+):([0-9]+)", variable.get("value", ""))
+        for port in services[service]
+        if port["port"] == int(number)
+    }
+    assert told == {(caller, called, port) for caller, called, port in CONNECTIONS if caller != called}
+
+
+def lets_in(manifests: Manifests, namespace: str, pod: dict[str, str], port: str) -> bool:
+    """Whether pods of another ``namespace`` reach this ``port`` of pods labelled ``pod``."""
+    labels = {"kubernetes.io/metadata.name": namespace}
+    return any(
+        selects(peer["namespaceSelector"], labels) and any(one["port"] == port for one in rule["ports"])
+        for policy in manifests
+        if policy["kind"] == "NetworkPolicy" and selects(policy["spec"]["podSelector"], pod)
+        for rule in policy["spec"].get("ingress", [])
+        for peer in rule.get("from", [])
+        if "namespaceSelector" in peer
+    )
+
+
+def test_whoever_an_option_brings_from_another_namespace_gets_in() -> None:
+    for monitor in (one["spec"] for one in rendered("production+monitoring") if one["kind"] == "PodMonitor"):
+        for endpoint in monitor["podMetricsEndpoints"]:
+            labels = monitor["selector"]["matchLabels"]
+            assert lets_in(rendered("production+monitoring"), "monitoring", labels, endpoint["port"])
+            assert not lets_in(rendered("production+monitoring"), "default", labels, endpoint["port"])
+    broker = {"app.kubernetes.io/name": "rabbitmq"}
+    assert lets_in(rendered("production+keda"), "keda", broker, "management")
+    assert not lets_in(rendered("production+keda"), "keda", broker, "amqp")
+    manifests = rendered("production+ingress")
+    services = {one["metadata"]["name"]: one["spec"] for one in manifests if one["kind"] == "Service"}
+    for ingress in (one["spec"] for one in manifests if one["kind"] == "Ingress"):
+        for path in (path for rule in ingress["rules"] for path in rule["http"]["paths"]):
+            service = services[path["backend"]["service"]["name"]]
+            for port in service["ports"]:
+                assert lets_in(manifests, "ingress", service["selector"], port["targetPort"])
 
 
 def test_broker_nodes_may_copy_streams_to_each_other(policed: Manifests) -> None:
