@@ -14,7 +14,8 @@
     openapi.py     the API's description
     pages.py       the pages; show.py and charts.py: how things look there
     templates/     their HTML, escaped everywhere
-    static/        their style and scripts, sent as they are written
+    style.py       their style, a file a concern in style/, sent as one
+    static/        their scripts, sent as they are written
 
 All links are relative, so that a proxy may serve it below a prefix.
 """

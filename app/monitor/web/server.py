@@ -27,6 +27,7 @@ from app.monitor.web.errors import Refused
 from app.monitor.web.queries import Queries
 from app.monitor.web.recent import Recent
 from app.monitor.web.sources import Reader
+from app.monitor.web.style import Sheet, sheet
 from app.settings import AppSettings
 
 __all__ = ["PAGES", "ROUTES", "Server"]
@@ -213,7 +214,11 @@ class Server:
         ]
         return Below(
             self._settings.monitor_url_prefix,
-            [*routes, (r"/static/(.*)", Static, {"path": str(HERE / "static")})],
+            [
+                *routes,
+                (r"/static/page\.css", Sheet, {"content": sheet()}),
+                (r"/static/(.*)", Static, {"path": str(HERE / "static")}),
+            ],
             default_handler_class=Nothing,
             template_loader=Loader(str(HERE / "templates"), autoescape="xhtml_escape", whitespace="oneline"),
             cookie_secret=self._shared.access.cookie_secret,
