@@ -26,6 +26,7 @@ def written(settings: Settings, scaled: Any = None) -> dict[str, Any]:
 
 
 def patches(made: dict[str, Any]) -> dict[str, Any]:
+    assert all(one["target"]["labelSelector"].endswith(f"/name={one['target']['name']}") for one in made["patches"])
     return {one["target"]["name"]: json.loads(one["patch"])["spec"] for one in made["patches"]}
 
 

@@ -158,4 +158,6 @@ def merged(settings: Settings) -> list[dict[str, Any]]:
 
 def patch(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     version = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}}
-    return {"target": {"kind": kind, "name": name}, "patch": json.dumps({**version, "spec": spec})}
+    # By its label too: what kustomize made of it under another name, such as a pool, has the first name as well for it.
+    target = {"kind": kind, "name": name, "labelSelector": f"{SERVICE}={name}"}
+    return {"target": target, "patch": json.dumps({**version, "spec": spec})}
