@@ -90,7 +90,8 @@ def node_of(stack: Checkout, task: str) -> str:
     return str(known["worker"]).removeprefix("celery@")
 
 
-@pytest.mark.timeout(600)
+# What it builds, copies to nodes and brings up counts, too.
+@pytest.mark.timeout(3600)
 def test_one_apply_brings_all_of_it_up_without_a_crash(cluster: Cluster, stack: Checkout) -> None:
     await_all(cluster)
     restarts = {

@@ -119,7 +119,8 @@ def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFac
     return made
 
 
-@pytest.mark.timeout(600)
+# What it builds, copies to nodes and brings up counts, too.
+@pytest.mark.timeout(3600)
 def test_flower_asks_for_its_login_behind_a_certificate_that_holds(stack: Stack) -> None:
     ingress = stack.ingress()
     eventually(lambda: ingress.get("/").status == 401, 60, "the controller serves it")
