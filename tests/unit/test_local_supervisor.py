@@ -11,7 +11,7 @@ import pytest
 
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
-from deploy.platforms.local import broker, package, platform, programs, supervisor
+from deploy.platforms.local import broker, package, platform, programs, supervisor, told
 from deploy.platforms.local.addresses import Ports
 from deploy.platforms.local.programs import Program
 from deploy.run import Runner
@@ -175,7 +175,7 @@ def test_idle_workers_leave_first_and_new_ones_fill_the_gaps(
     [(0, "less than a second"), (1, "1 second"), (61, "1 minute"), (7200, "2 hours"), (90_000, "1 day")],
 )
 def test_times_in_words(seconds: int, words: str) -> None:
-    assert platform.in_words(seconds) == words
+    assert told.in_words(seconds) == words
 
 
 def install_rabbitmq(root: Path, version: str) -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 from app.pools import Pool
 from deploy.errors import WarrenError
-from deploy.platforms.local import platform, supervisor
+from deploy.platforms.local import change, platform, supervisor
 from deploy.platforms.local.programs import Program, node_name, programs, service_of
 from deploy.platforms.local.ready import ready
 from deploy.run import Runner
@@ -159,11 +159,11 @@ def restarted(secrets: Secrets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 sorted({service_of(name) for name in running.names if name.startswith("worker")}),
             )
         )
-        monkeypatch.setattr(platform, "CONF", conf)
-        monkeypatch.setattr(platform, "ready", lambda *_: True)
-        monkeypatch.setattr(platform.broker, "write", lambda *_: None)
-        monkeypatch.setattr(platform.addresses, "remember", lambda *_: None)
-        monkeypatch.setattr(platform, "private_folder", lambda path: path)
+        monkeypatch.setattr(change, "CONF", conf)
+        monkeypatch.setattr(change, "ready", lambda *_: True)
+        monkeypatch.setattr(change.broker, "write", lambda *_: None)
+        monkeypatch.setattr(change.addresses, "remember", lambda *_: None)
+        monkeypatch.setattr(change, "private_folder", lambda path: path)
         monkeypatch.setattr(local, "supervisor", running)
         monkeypatch.setattr(local, "ports", lambda: PORTS)
         monkeypatch.setattr(local, "scripts", lambda: Path("/scripts"))
@@ -201,7 +201,7 @@ def test_logs_of_a_pool_that_is_not_up_yet(secrets: Secrets, places: Path, monke
     local = platform.Local(SETTINGS, secrets, Runner())
     monkeypatch.setattr(local, "supervisor", Running(*BASE))
     monkeypatch.setattr(local, "slots", lambda: {"worker": [1]})
-    monkeypatch.setattr(platform, "ready", lambda *_: True)
+    monkeypatch.setattr(change, "ready", lambda *_: True)
     monkeypatch.setattr(platform, "log_file", lambda name: places / f"{name}.log")
     with pytest.raises(WarrenError, match=r"^worker-heavy: not up yet; `invoke up` starts it$"):
         local.logs(["worker-heavy"], False, 5)
