@@ -53,11 +53,12 @@ class Forwarded(Endpoints):
 
     def soon(self, *services: str) -> None:
         """Each kubectl takes a tenth of a second: together they take little longer than one."""
-        if "reading" not in self.__dict__:
-            object.__setattr__(self, "reading", ThreadPoolExecutor(1).submit(passwords.load, self.kubectl))
         for service in services:
             if service not in self.begun:
                 self.begun[service] = Forward(self.kubectl, service, PORTS[service])
+        # After those: they start from a process that has no other thread.
+        if "reading" not in self.__dict__:
+            object.__setattr__(self, "reading", ThreadPoolExecutor(1).submit(passwords.load, self.kubectl))
 
     @cached_property
     def begun(self) -> dict[str, Forward]:
