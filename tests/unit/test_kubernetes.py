@@ -96,7 +96,7 @@ def test_up_applies_and_waits_and_says_where(home: Path, capsys: pytest.CaptureF
         "dev/warren: ready: worker 0/1",
         "dev/warren: ready: rabbitmq 1/1, worker 1/1, monitor 1/1, flower 1/1",
     ]
-    assert (home / ".warren" / "kubernetes" / "context").read_text() == "dev\n"
+    assert (home / ".warren" / "kubernetes" / "context").read_text() == "dev\nhttps://127.0.0.1:6443\n"
 
 
 @pytest.mark.parametrize(
@@ -334,6 +334,19 @@ def test_a_cluster_that_can_not_be_used(home: Path, raised: WarrenError, said: s
         platform.check()
     assert said in str(caught.value)
     assert caught.value.code is ExitCode.PLATFORM
+
+
+def test_what_takes_too_long_is_not_a_cluster_that_is_silent(home: Path) -> None:
+    expired = WarrenError(
+        "`kubectl delete --timeout=450s` ended with exit code 1: error: timed out waiting for the condition on pods/worker-a",
+        ExitCode.FAILED,
+    )
+    platform, _ = made({f"{KUBECTL} delete deployments": expired})
+    with pytest.raises(
+        WarrenError, match=r"timed out waiting .* on pods/worker-a; `invoke status` shows what"
+    ) as caught:
+        platform.down(volumes=False)
+    assert caught.value.code is ExitCode.TIMEOUT
 
 
 def test_no_kubectl_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,18 @@ def test_one_that_was_used_before_is_no_surprise_and_another_is(home: Path) -> N
     assert chosen("dev", False, runner("dev")).name == "dev"
 
 
+def test_another_cluster_under_the_same_name_is_a_surprise_unless_it_is_on_this_host(home: Path) -> None:
+    context.remember(Context("prod", "https://test.example:6443"))
+    error = refused("", "prod")
+    assert error.code is ExitCode.REFUSED
+    assert "prod is the cluster https://prod.example:6443 now, but this checkout's stack is in https://test.e" in str(
+        error
+    )
+    assert chosen("prod", False, runner("dev")).name == "prod"
+    context.remember(Context("dev", "https://127.0.0.1:7777"))
+    assert chosen("", False, runner("dev")).name == "dev"
+
+
 def test_a_context_that_there_is_not(home: Path) -> None:
     error = refused("stage", "dev")
     assert (error.code, str(error)) == (ExitCode.SETTINGS, "kubectl has no context 'stage'; it knows dev, prod")

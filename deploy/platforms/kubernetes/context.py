@@ -17,7 +17,7 @@ from deploy.run import Runner
 
 __all__ = ["Context", "chosen", "remember"]
 
-# The context that this checkout's stack was brought up in.
+# The context that this checkout's stack was brought up in, and its API server.
 USED = STATE / "kubernetes" / "context"
 
 
@@ -59,10 +59,17 @@ def chosen(named: str, confirmed: bool, runner: Runner) -> Context:
         known = ", ".join(sorted(contexts)) or "none"
         raise WarrenError(f"kubectl has no context {name!r}; it knows {known}", ExitCode.SETTINGS)
     context = Context(name, server(config, contexts[name].get("cluster")))
-    used = USED.read_text().strip() if USED.exists() else ""
-    if named or confirmed or used == name:
+    used, _, where = USED.read_text().strip().partition("\n") if USED.exists() else ("", "", "")
+    if named or confirmed or (used, where) == (name, context.server):
         return context
-    if used:
+    if used == name and where and not context.here:
+        # Many clusters give theirs the same name, such as `default`. (One on this host has another port when it is made anew.)
+        raise WarrenError(
+            f"kubectl's context {name} is the cluster {context.server} now, but this checkout's stack is in {where}; "
+            f"if it is meant, say WARREN_KUBE_CONTEXT={name}, or `invoke up --yes`",
+            ExitCode.REFUSED,
+        )
+    if used and used != name:
         raise WarrenError(
             f"kubectl's context is {name} now, but this checkout's stack is in {used}; "
             f"say which is meant: WARREN_KUBE_CONTEXT={used} (or {name})",
@@ -111,4 +118,4 @@ def server(config: dict[str, Any], cluster: str | None) -> str:
 
 
 def remember(context: Context) -> None:
-    write_private(USED, context.name + "\n")
+    write_private(USED, f"{context.name}\n{context.server}\n")

@@ -100,6 +100,9 @@ def explained(error: WarrenError, place: str) -> WarrenError:
     said = text.partition("ended with exit code ")[2].partition(": ")[2] or text
     if error.code is ExitCode.PLATFORM:
         return not_installed() if "is not installed" in text else error
+    if "timed out waiting for the condition" in said:
+        # Of --timeout, which is ours: what is waited for takes long, and the cluster says so.
+        return WarrenError(f"{place}: {said}; `invoke status` shows what is left", ExitCode.TIMEOUT)
     if error.code is ExitCode.TIMEOUT or re.search(
         r"connection to the server|Unable to connect|connection refused|no such host|timed? ?out|deadline exceeded",
         said,
