@@ -17,7 +17,7 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.platforms.base import Endpoints, Instance
 from deploy.platforms.compose import Compose, containers, engine, files, image
-from deploy.platforms.compose import platform as module
+from deploy.platforms.compose import change as module
 from deploy.secrets import Secrets
 from deploy.services import broker_url
 from deploy.session import Session
