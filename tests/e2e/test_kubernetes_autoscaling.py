@@ -81,6 +81,7 @@ def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFac
     (checkout.folder / "mine").mkdir()
     (checkout.folder / "mine" / "kustomization.yaml").write_text(json.dumps(OVERLAY))
     checkout.set(WARREN_PROJECT=cluster.namespace, WARREN_APP_IMAGE=app_image, WARREN_KUBE_OVERLAY="mine")
+    checkout.set(WARREN_QUEUES="default,mail")
     checkout.set(WARREN_POOLS="heavy", WARREN_POOL_HEAVY_QUEUES="video,reports", WARREN_POOL_HEAVY_CONCURRENCY="1")
     checkout.run("make", ".venv/ops")
     # On a busy host it may give up waiting; what came up is left, and it goes on from there.
@@ -111,7 +112,8 @@ def bounds(stack: Checkout) -> dict[str, tuple[int, int, bool]]:
     return {one["service"]: (one["least"], one["most"], one["paused"]) for one in stack.json("status")["autoscaling"]}
 
 
-@pytest.mark.timeout(600)
+# With what its fixtures build, copy and bring up.
+@pytest.mark.timeout(3600)
 def test_keda_finds_the_queues_of_each_pool(cluster: Cluster, stack: Checkout) -> None:
     for name in ("worker", "worker-heavy"):
         # While it could not ask the broker, which was not there yet, it helped itself.
@@ -127,7 +129,7 @@ def test_keda_finds_the_queues_of_each_pool(cluster: Cluster, stack: Checkout) -
     eventually(lambda: replicas(cluster, "worker-heavy") == 2, PATIENCE, "a second worker for the second queue")
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_workers_grow_from_none_to_the_bound_and_back_and_none_is_interrupted(
     cluster: Cluster, stack: Checkout, ledger: Ledger
 ) -> None:
@@ -150,7 +152,7 @@ def test_workers_grow_from_none_to_the_bound_and_back_and_none_is_interrupted(
         assert Counter(ledger.entries(kind, "scale-")) == Counter(f"{kind}/scale-{one}" for one in range(TASKS))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_bounds_that_were_set_stay(cluster: Cluster, stack: Checkout) -> None:
     assert stack.invoke("scale-workers", "2", "--max", "3").stdout == "KEDA keeps 2 to 3 workers.\n"
     assert replicas(cluster) == 2
@@ -160,7 +162,7 @@ def test_bounds_that_were_set_stay(cluster: Cluster, stack: Checkout) -> None:
     assert stack.invoke("diff").stdout == ""
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_down_and_up(cluster: Cluster, stack: Checkout) -> None:
     stack.invoke("down")
     assert cluster.items("scaledobjects,horizontalpodautoscalers") == NOTHING

@@ -59,7 +59,7 @@ def test_addresses_of_an_external_broker_name_only_what_comes_before_them(option
                 assert asked <= known, f"{name}: {variable['name']}"
                 addresses += "BROKER_HOST" in asked
             known.add(variable["name"])
-        assert addresses == {"worker": 1, "monitor": 3, "flower": 2}[name]
+        assert addresses == {"worker": 2, "monitor": 3, "flower": 2}[name]
         assert "@rabbitmq:" not in yaml.safe_dump(container)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.pools import Pool
 from deploy.paths import ROOT
 from deploy.platforms.kubernetes import overlay
+from deploy.platforms.kubernetes.scalers import Scalers
+from deploy.run import Runner
 from deploy.settings import Settings
 from tests.support.manifests import Manifest, render
 
@@ -41,3 +46,56 @@ def test_what_is_set_of_the_default_pool_leaves_the_others_alone(folder: Path, n
     assert (concurrency(worker), concurrency(heavy)) == ("4", "1")
     assert worker["spec"]["replicas"] == 7 and "replicas" not in heavy["spec"]
     assert {image["image"] for image in heavy["spec"]["template"]["spec"]["containers"]} == {"warren-app:1"}
+
+
+def with_options(folder: Path, settings: Settings, *options: str) -> list[Manifest]:
+    """What ``settings`` make of an overlay of somebody's own, on dev, with ``options``."""
+    place = folder.parent / "mine"
+    place.mkdir()
+    content = {
+        "namespace": "warren",
+        "resources": [os.path.relpath(ROOT / "k8s" / "overlays" / "dev", place)],
+        "components": [os.path.relpath(ROOT / "k8s" / "components" / one, place) for one in options],
+    }
+    (place / "kustomization.yaml").write_text(json.dumps(content))
+    return render(overlay.write(settings, "warren-app:1", place, {}, Scalers.of(place, Runner(), {})))
+
+
+def spec(manifests: list[Manifest], kind: str, name: str) -> dict[str, Any]:
+    (found,) = (one for one in manifests if one["kind"] == kind and one["metadata"]["name"] == name)
+    content: dict[str, Any] = found["spec"]
+    return content
+
+
+DIFFERENT = Settings(queues=("default", "mail"), worker_concurrency="4", workers=2, task_time_limit=100, pools=(HEAVY,))
+
+
+def test_each_pool_has_a_scaler_for_its_own_queues(folder: Path) -> None:
+    manifests = with_options(folder, DIFFERENT, "keda")
+    found = {}
+    for name in ("worker", "worker-heavy"):
+        scaled = spec(manifests, "ScaledObject", name)
+        (trigger,) = scaled["triggers"]
+        asked = trigger["metadata"]
+        assert (scaled["scaleTargetRef"]["name"], trigger["authenticationRef"]["name"]) == (name, name)
+        found[name] = (asked["queueName"], asked["value"], scaled["minReplicaCount"], scaled["cooldownPeriod"])
+    assert found == {"worker": ("^(default|mail)$", "4", 2, 160), "worker-heavy": ("^(video)$", "1", 1, 3660)}
+
+
+def test_each_pool_has_a_horizontal_pod_autoscaler_with_its_own_bounds(folder: Path) -> None:
+    manifests = with_options(folder, DIFFERENT, "hpa")
+    least = {
+        name: spec(manifests, "HorizontalPodAutoscaler", name)["minReplicas"] for name in ("worker", "worker-heavy")
+    }
+    assert least == {"worker": 2, "worker-heavy": 1}
+
+
+def test_pools_and_keda_ask_a_broker_of_others(folder: Path) -> None:
+    manifests = with_options(folder, DIFFERENT, "keda", "external-broker")
+    for name in ("worker", "worker-heavy"):
+        (container,) = deployment(manifests, name)["spec"]["template"]["spec"]["containers"]
+        told = {one["name"]: one.get("value", "") for one in container["env"]}
+        assert "@$(BROKER_HOST):" in told["CELERY_BROKER_URL"]
+        assert told["KEDA_BROKER"] == "$(BROKER_API)://$(BROKER_HOST):$(BROKER_API_PORT)"
+        names = [source.get("configMapRef", {}).get("name", "") for source in container["envFrom"]]
+        assert any(one.startswith("warren-broker-address-") for one in names)

@@ -188,9 +188,17 @@ def scalers(option: str, there: dict[str, Any] | None = None) -> Scalers:
 
 
 def said(content: dict[str, Any], kind: str = "ScaledObject") -> dict[str, Any]:
-    """What the overlay says to the autoscaler, by path."""
-    found = [json.loads(one["patch"]) for one in content["patches"] if one["target"]["kind"] == kind]
-    return {change["path"]: change["value"] for changes in found for change in changes}
+    """What the overlay says to the autoscaler, by path, and the annotations that it adds."""
+    found: dict[str, Any] = {}
+    for one in content["patches"]:
+        if one["target"]["kind"] == kind:
+            assert one["target"]["labelSelector"] == "app.kubernetes.io/name=worker"
+            change = json.loads(one["patch"])
+            if isinstance(change, dict):
+                found["annotations"] = change["metadata"]["annotations"]
+            else:
+                found |= {each["path"]: each["value"] for each in change}
+    return found
 
 
 def written(settings: Settings, chosen: Scalers) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -205,6 +213,12 @@ def written(settings: Settings, chosen: Scalers) -> tuple[dict[str, Any], dict[s
 def test_the_defaults_leave_to_the_component_what_it_says(home: Path) -> None:
     for option in RENDERED:
         assert written(Settings(), scalers(option))[0]["patches"] == []
+
+
+def test_an_overlays_own_scaler_may_leave_its_most_out(home: Path) -> None:
+    rendered = RENDERED["keda"].replace("  maxReplicaCount: 6\n", "")
+    runner: Any = FakeRunner({"kubectl kustomize k8s/overlays/dev": rendered})
+    assert Scalers.of(DEV, runner, {}).most == 100
 
 
 def test_settings_reach_keda(home: Path) -> None:
@@ -242,10 +256,9 @@ def test_bounds_that_a_person_set_stay(home: Path) -> None:
     there = {"a": scaled_object(4, 12, **{"warren/bounds": "kept"}), "b": scaled_object(5, 6, "worker-heavy")}
     whole, pool = written(Settings(workers=2, pools=(HEAVY,)), scalers("keda", there))
     assert said(whole) == {
-        "/metadata/annotations": {},
         "/spec/minReplicaCount": 4,
         "/spec/maxReplicaCount": 12,
-        "/metadata/annotations/warren~1bounds": "kept",
+        "annotations": {"warren/bounds": "kept"},
     }
     assert said(pool)["/spec/minReplicaCount"] == 3
 

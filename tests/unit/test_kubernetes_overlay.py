@@ -175,10 +175,16 @@ def test_overlays_are_ours_by_name_or_ones_own_by_path() -> None:
     assert "there is no overlay 'stage'; choose one of dev" in str(caught.value)
 
 
-def test_variables_of_ones_own_go_along(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "app.env").write_text("KEY=1\n")
+def test_variables_of_ones_own_go_along_as_on_the_other_platforms(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "app.env").write_text('# Ours.\nKEY=1\nexport NAME="x y"  # of us\nQUOTED=\'"q"\'\n')
     monkeypatch.setattr("deploy.platforms.kubernetes.overlay.ROOT", tmp_path)
     monkeypatch.setattr("deploy.platforms.kubernetes.overlay.CONFIG", ROOT / "k8s" / "base" / "config")
     made = written(Settings())
-    assert made["secretGenerator"] == [{"name": "app-env", "envs": ["app.env"]}]
-    assert (overlay.FOLDER / "app.env").read_text() == "KEY=1\n"
+    # kustomize takes the outer quotes away.
+    assert made["secretGenerator"] == [{"name": "app-env", "literals": ['KEY="1"', 'NAME="x y"', 'QUOTED=""q""']}]
+    (tmp_path / "app.env").write_text("no variable\n")
+    with pytest.raises(WarrenError, match=r"line 1 of app\.env is not NAME=value") as caught:
+        written(Settings())
+    assert caught.value.code is ExitCode.SETTINGS

@@ -15,7 +15,7 @@ from deploy.paths import ROOT, STATE, write_private
 from deploy.platforms.kubernetes.pods import SERVICE
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.services import known_to_all, of_its_workers, of_pool
-from deploy.settings import Settings, known
+from deploy.settings import Settings, dotenv, known
 
 __all__ = ["FOLDER", "OURS", "base", "write"]
 
@@ -60,14 +60,25 @@ def write(
         write_private(FOLDER / of_pool(pool) / "kustomization.yaml", text(pool_of_workers(pool, scalers)))
         content["resources"].append(of_pool(pool))
     if (ROOT / "app.env").exists():
-        # kustomize reads no file from outside its folder.
-        write_private(FOLDER / "app.env", (ROOT / "app.env").read_text())
-        content["secretGenerator"].append({"name": "app-env", "envs": ["app.env"]})
+        content["secretGenerator"].append({"name": "app-env", "literals": own_literals()})
     if settings.flower_oauth2_secret:
         write_private(FOLDER / "flower-oauth.env", f"FLOWER_OAUTH2_SECRET={settings.flower_oauth2_secret}\n")
         content["secretGenerator"].append({"name": "flower-oauth", "envs": ["flower-oauth.env"]})
     write_private(FOLDER / "kustomization.yaml", text(content))
     return FOLDER
+
+
+def own_literals() -> list[str]:
+    """The user's variables for tasks. kustomize would read the file otherwise than the other platforms do.
+
+    Raises:
+        WarrenError: a line of app.env can't be read.
+    """
+    values, wrong = dotenv(ROOT / "app.env")
+    if wrong:
+        raise WarrenError("\n".join(wrong), ExitCode.SETTINGS)
+    # It takes one pair of quotes away.
+    return [f'{name}="{value}"' for name, value in values.items()]
 
 
 def text(content: dict[str, Any]) -> str:
@@ -112,7 +123,7 @@ def pool_of_workers(pool: Pool, scalers: Scalers) -> dict[str, Any]:
             {"pairs": whole, "includeTemplates": True},
             {"pairs": dict([OURS.split("=")])},
         ],
-        "patches": [patch("Deployment", "worker", spec), *scalers.patches(pool)],
+        "patches": [patch("Deployment", "worker", spec), *scalers.addresses(), *scalers.patches(pool)],
     }
 
 

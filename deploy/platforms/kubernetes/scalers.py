@@ -28,10 +28,15 @@ KINDS = {
 # Seconds by which the last worker outlasts the longest task and its grace (components/keda/scaled-object.yaml).
 MARGIN = 30
 
+# Where a ScaledObject does not say.
+KEDAS_MOST = 100
+
+OUTSIDE = ROOT / "k8s" / "components" / "external-broker" / "worker.yaml"
+
 
 @dataclass(frozen=True)
 class Scalers:
-    """The option of an overlay that decides on the number of its workers."""
+    """The option of an overlay that decides on the number of its workers, and where these find what it counts."""
 
     component: str = ""
     """keda, hpa, or empty where people do."""
@@ -39,17 +44,21 @@ class Scalers:
     """What the overlay has as the largest number of workers."""
     kept: Mapping[str, Autoscaler] = field(default_factory=dict)
     """Those in the cluster whose bounds a person set, by service."""
+    outside: bool = False
+    """Whether the broker is one that others run (components/external-broker)."""
 
     @classmethod
     def of(cls, place: Path, runner: Runner, there: Mapping[str, Autoscaler]) -> Scalers:
         """Those of the overlay ``place``, of which ``there`` are in the cluster."""
         rendered = runner.read(["kubectl", "kustomize", os.path.relpath(place, ROOT)])
+        outside = "\n  name: warren-broker-address" in rendered
         for manifest in re.split(r"^---$", rendered, flags=re.MULTILINE):
             for component, (kind, _, most) in KINDS.items():
                 if line(manifest, "kind", kind) and line(manifest, "  name", "worker"):
-                    (limit,) = re.findall(rf"^  {most.rpartition('/')[2]}: (\d+)$", manifest, re.MULTILINE)
-                    return cls(component, int(limit), {name: one for name, one in there.items() if one.kept})
-        return cls()
+                    limit = re.search(rf"^  {most.rpartition('/')[2]}: (\d+)$", manifest, re.MULTILINE)
+                    kept = {name: one for name, one in there.items() if one.kept}
+                    return cls(component, int(limit[1]) if limit else KEDAS_MOST, kept, outside)
+        return cls(outside=outside)
 
     def components(self, folder: Path) -> list[str]:
         """What a pool of workers in ``folder`` needs for an autoscaler of its own."""
@@ -61,17 +70,32 @@ class Scalers:
             return []
         changes: list[tuple[str, Any]] = []
         kind, least, most = KINDS[self.component]
+        # By its label too, as overlay.patch() does.
+        target = {"kind": kind, "name": "worker", "labelSelector": "app.kubernetes.io/name=worker"}
+        found = []
         if kept := self.kept.get(of_pool(pool)):
-            changes += [(least, kept.least), (most, kept.most), (note(KEPT), "kept")]
+            changes += [(least, kept.least), (most, kept.most)]
+            annotated = {"metadata": {"name": "worker", "annotations": {KEPT: "kept"}}}
+            version = {"keda": "keda.sh/v1alpha1", "hpa": "autoscaling/v2"}[self.component]
+            found.append({"target": target, "patch": json.dumps({"apiVersion": version, "kind": kind, **annotated})})
         elif pool.workers != 1:
             changes += [(least, pool.workers), (most, max(pool.workers, self.most))]
         if self.component == "keda":
             changes += triggers(pool)
         operations = [{"op": "add", "path": path, "value": value} for path, value in changes]
-        if any(path == note(KEPT) for path, _ in changes):
-            operations.insert(0, {"op": "add", "path": "/metadata/annotations", "value": {}})
-        target = {"kind": kind, "name": "worker"}
-        return [{"target": target, "patch": json.dumps(operations)}] if operations else []
+        return [*found, *([{"target": target, "patch": json.dumps(operations)}] if operations else [])]
+
+    def addresses(self) -> list[dict[str, Any]]:
+        """What a pool needs to find the broker, as patches of its workers' kustomization."""
+        if not self.outside:
+            return []
+        target = {"kind": "Deployment", "name": "worker"}
+        more = {"configMapRef": {"name": "warren-broker-address"}}
+        operations = [{"op": "add", "path": "/spec/template/spec/containers/0/envFrom/-", "value": more}]
+        return [
+            {"target": target, "patch": json.dumps(operations)},
+            {"target": target, "patch": OUTSIDE.read_text()},
+        ]
 
 
 def triggers(pool: Pool) -> list[tuple[str, Any]]:
@@ -85,11 +109,6 @@ def triggers(pool: Pool) -> list[tuple[str, Any]]:
     if pool.stop_grace != usual.stop_grace:
         changes.append(("/spec/cooldownPeriod", pool.stop_grace + MARGIN))
     return changes
-
-
-def note(name: str) -> str:
-    """The path of an annotation."""
-    return f"/metadata/annotations/{name.replace('/', '~1')}"
 
 
 def line(manifest: str, key: str, value: str) -> bool:
