@@ -164,7 +164,7 @@ def test_config_shows_the_variables_of_pools(
 
 
 def session(settings: Settings) -> Any:
-    return SimpleNamespace(settings=settings, platform=SimpleNamespace(name="compose"))
+    return SimpleNamespace(settings=settings, platform=SimpleNamespace(name="compose", keeps="in .warren/secrets"))
 
 
 # --- what containers get
