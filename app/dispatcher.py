@@ -149,10 +149,17 @@ class Dispatcher(EventDispatcher):
         self._unconfirmed.clear()
 
     def extend_buffer(self, other: Any) -> None:
-        """Takes over from the dispatcher of the connection before, also what that was not told to have arrived."""
+        """Takes over from the dispatcher of the connection before, also what that was not told to have arrived.
+
+        And what it only gathered: when the connection was lost, tasks were cancelled, which Celery's forgets to tell.
+        """
         if isinstance(other, Dispatcher):
             other._take_back()
         super().extend_buffer(other)
+        for group, events in other._group_buffer.items():
+            if events:
+                self._outbound_buffer.append((list(events), f"{group}.multi"))
+                events.clear()
 
     def settle(self, patience: float) -> None:
         """Returns when all that was sent is confirmed, or after ``patience`` seconds."""

@@ -1,4 +1,4 @@
-"""The rpc:// result backend, with two of its flaws mended."""
+"""The rpc:// result backend, with its flaws mended."""
 
 from __future__ import annotations
 
@@ -70,6 +70,13 @@ class RPCBackend(CeleryRPCBackend):
         self.result_consumer.glance()
         meta = super().get_task_meta(task_id, *args, **kwargs)
         return self.result_consumer.under_way.get(task_id, meta) if meta["status"] == states.PENDING else meta
+
+    def mark_as_retry(self, task_id: str, exc: BaseException, *args: Any, **kwargs: Any) -> Any:
+        # A task is cancelled since its broker was lost: there is nobody to be told. An attempt would take seconds and fail,
+        # and Celery would then take the task for revoked.
+        if self.in_worker():
+            return None
+        return super().mark_as_retry(task_id, exc, *args, **kwargs)
 
     def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, **kwargs: Any) -> Any:
         if request is None and self.in_worker():

@@ -102,6 +102,16 @@ def test_what_was_not_confirmed_goes_to_the_next_connection_in_its_order() -> No
     assert (len(after._unconfirmed), len(after._outbound_buffer)) == (4, 0)
 
 
+def test_what_was_gathered_goes_to_the_next_connection_too() -> None:
+    before, channel = make(Channel()), Channel()
+    before.buffer_group = {"task"}
+    before.send("task-cancelled", uuid="0")
+    after = make(channel)
+    after.extend_buffer(before)
+    after.flush()
+    assert [[event["uuid"] for event in events] for events in channel.sent] == [["0"]]
+
+
 def test_no_more_than_a_window_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "WINDOW", 2)
     channel = Channel()
