@@ -30,8 +30,16 @@ def alone_or_with(overlay: str) -> list[str]:
     return [overlay, *(f"{overlay}+{name}" for name in COMPONENTS if f"components/{name}" not in own)]
 
 
+# Those that are likely to be taken together, in the order that docs name.
+TOGETHER = [
+    "dev+worker-pool+keda",
+    "production+worker-pool+external-broker+keda",
+    "production+tls+ingress+hpa",
+    "production+rabbitmq-operator+keda+monitoring",
+]
+
 # Each overlay, and each component on top of each.
-ALL = [what for overlay in OVERLAYS for what in alone_or_with(overlay)]
+ALL = [*(what for overlay in OVERLAYS for what in alone_or_with(overlay)), *TOGETHER]
 
 
 def render(folder: Path) -> list[Manifest]:
@@ -45,9 +53,9 @@ def render(folder: Path) -> list[Manifest]:
 
 @functools.cache
 def rendered(what: str) -> tuple[Manifest, ...]:
-    """One of our overlays, or one with a component added in one line: "dev+keda"."""
-    overlay, _, component = what.partition("+")
-    if not component:
+    """One of our overlays, or one with components, each added in one line: "dev+keda"."""
+    overlay, *components = what.split("+")
+    if not components:
         return tuple(render(ROOT / "k8s" / "overlays" / overlay))
     with tempfile.TemporaryDirectory() as name:
         # kustomize goes by the real place.
@@ -57,7 +65,7 @@ def rendered(what: str) -> tuple[Manifest, ...]:
             "kind": "Kustomization",
             "namespace": "warren",
             "resources": [os.path.relpath(ROOT / "k8s" / "overlays" / overlay, folder)],
-            "components": [os.path.relpath(ROOT / "k8s" / "components" / component, folder)],
+            "components": [os.path.relpath(ROOT / "k8s" / "components" / one, folder) for one in components],
         }
         (folder / "kustomization.yaml").write_text(json.dumps(content))
         return tuple(render(folder))
