@@ -50,8 +50,8 @@ def events_of(s: Session, id_: str) -> list[dict[str, Any]]:
 
 def folded(id_: str, events: list[dict[str, Any]]) -> dict[str, Any]:
     """``events`` of a task as the monitor's API would tell of it."""
+    from app.events.decoder import Decoder
     from app.monitor.history.clock import rfc3339
-    from app.monitor.history.events import Decoder
     from app.monitor.history.task import CODES, PENDING, STATES, STEPS, Task, apply, as_id, id_text
 
     task = Task(key=0, id=as_id(id_), state=PENDING)
