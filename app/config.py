@@ -14,7 +14,6 @@ from app.settings import AppSettings
 
 __all__ = [
     "DELAYED_EXCHANGE",
-    "HEARTBEAT",
     "TASKS_EXCHANGE",
     "PoolLimit",
     "own_settings",
@@ -26,8 +25,6 @@ __all__ = [
 TASKS_EXCHANGE = "tasks"
 # Where Celery's native delayed delivery takes tasks with a countdown or ETA (kombu/transport/native_delayed_delivery.py).
 DELAYED_EXCHANGE = "celery_delayed_27"
-# Seconds between two heartbeats of a connection.
-HEARTBEAT = 30
 
 
 class PoolLimit(int):
@@ -120,8 +117,9 @@ def own_settings(settings: AppSettings) -> dict[str, Any]:
         # After a lost connection the broker may hold the worker's exclusive control queue for a moment still; without
         # this the worker would exit with `405 RESOURCE_LOCKED` where it only has to try again.
         "broker_channel_error_retry": True,
-        # Half of RabbitMQ's default of 60 s. Workers' own connections have shorter ones, see app/dispatcher.py.
-        "broker_heartbeat": HEARTBEAT,
+        # Half of RabbitMQ's default of 60 s: that control queue, and tasks of a host that vanished, are free sooner. Not less:
+        # a worker under an alarm of the broker, and one whose only thread runs a task, answer none for a while.
+        "broker_heartbeat": 30,
         # Pool processes that import a large app take longer than the default 4 s on a busy host.
         "worker_proc_alive_timeout": 60,
     }

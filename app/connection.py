@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import kombu
+from kombu.connection import ConnectionPool, PooledConnection
 
 __all__ = ["Connection"]
 
@@ -33,3 +34,17 @@ class Connection(kombu.Connection):
         ours = {pyamqp.Transport: transport.Transport, pyamqp.SSLTransport: transport.SSLTransport}
         found = super().get_transport_cls()
         return ours.get(found, found)
+
+    def Pool(self, limit: int | None = None, **kwargs: Any) -> Pool:  # noqa: N802 - kombu's name
+        return Pool(self, limit, **kwargs)
+
+
+class Pooled(Connection, PooledConnection):
+    """One of a pool, where kombu would take its own class again."""
+
+
+class Pool(ConnectionPool):
+    """Kombu's, of connections as above."""
+
+    def new(self) -> Pooled:
+        return Pooled(self, **dict(self.connection._info(resolve=False)))

@@ -53,7 +53,7 @@ def adopt(app: Celery, settings: AppSettings) -> Celery:
     app.steps["worker"].add(Alive)
     app.steps["worker"].update(("app.handover:Handover", "app.watchdog:Watchdog"))
     app.steps["consumer"].add(Ready)
-    app.steps["consumer"].update(("app.rejects:Rejects", "app.dispatcher:Settled"))
+    app.steps["consumer"].update(("app.rejects:Rejects", "app.dispatcher:Farewell"))
     app.steps["consumer"].add(limits.Limits)
     signals.celeryd_init.connect(add_revokes, dispatch_uid="warren revokes")
     signals.celeryd_init.connect(join_pool, dispatch_uid="warren pool")

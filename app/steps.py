@@ -94,8 +94,8 @@ class Ready(bootsteps.StartStopStep):
     def blocked(self, reason: str) -> None:
         """The broker takes no messages for lack of memory or disk.
 
-        Events wait (:mod:`app.dispatcher`); but what else the loop may publish, a reply or a result, it waits for. That is
-        not to be taken for a loop that hangs: what the worker runs goes on.
+        The event loop waits, in its next heartbeat, until it does. That is not to be taken for a loop that hangs: what
+        the worker runs goes on.
         """
         if not self._unblocked.is_set():
             return

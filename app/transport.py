@@ -7,7 +7,9 @@ one that waits for an answer (a confirm, a declaration, a goodbye) waits without
 
 from __future__ import annotations
 
+import contextlib
 import select
+import socket
 from time import monotonic
 from typing import Any
 
@@ -33,9 +35,9 @@ class Connection(pyamqp.Connection):
         """As py-amqp's.
 
         Raises:
-            amqp.ConnectionForced: without a ``timeout``, the broker was silent; the connection is closed.
+            amqp.ConnectionForced: without a ``timeout``, here or on the socket: the broker was silent, the connection is closed.
         """
-        if timeout is not None or not self.heartbeat:
+        if timeout is not None or not self.heartbeat or self._bounded():
             return super().drain_events(timeout)
         self.last_heartbeat_received = monotonic()
         while True:
@@ -52,13 +54,22 @@ class Connection(pyamqp.Connection):
                 self.collect()
                 raise
 
+    def _bounded(self) -> bool:
+        """Whether Celery, for a cold shutdown, limits all waits on the socket itself; its own is 0 or None."""
+        sock = getattr(self._transport, "sock", None)
+        return bool(sock is not None and sock.gettimeout())
+
+    def collect(self) -> None:
+        """As py-amqp's, without waiting for the other end: TLS would, for its last word."""
+        with contextlib.suppress(AttributeError, OSError):
+            self._transport.sock.settimeout(0)
+        super().collect()
+
     def heartbeat_tick(self, rate: int = 2) -> None:
         """As py-amqp's, but what has arrived and was not read yet counts: who was kept from reading was not left alone."""
-        if self.heartbeat and self._transport is not None and self._transport.sock is not None:
-            waiter = select.poll()
-            waiter.register(self._transport.sock, select.POLLIN)
-            if waiter.poll(0):
-                self.last_heartbeat_received = monotonic()
+        sock = getattr(self._transport, "sock", None)
+        if self.heartbeat and sock is not None and arrived(sock):
+            self.last_heartbeat_received = monotonic()
         super().heartbeat_tick(rate)
 
     def _on_blocked(self) -> Any:
@@ -68,6 +79,15 @@ class Connection(pyamqp.Connection):
     def _on_unblocked(self) -> Any:
         self.blocked = False
         return super()._on_unblocked()
+
+
+def arrived(sock: socket.socket) -> bool:
+    """Whether something waits to be read."""
+    if not hasattr(select, "poll"):  # eventlet takes it away, and changes select itself
+        return bool(select.select([sock], [], [], 0)[0])
+    waiter = select.poll()
+    waiter.register(sock, select.POLLIN)
+    return bool(waiter.poll(0))
 
 
 class Transport(pyamqp.Transport):

@@ -117,5 +117,55 @@ def test_connections_use_it(scheme: str, expected: type) -> None:
     assert isinstance(made.transport, kombu.transport.pyamqp.Transport)
 
 
+def test_those_of_a_pool_do_too() -> None:
+    pool = connection.Connection("amqp://127.0.0.1//").Pool(2)
+    made = pool.new()
+    assert made.get_transport_cls() is transport.Transport
+    # Kombu's own closes what failed while it was in use.
+    assert isinstance(made, kombu.connection.PooledConnection)
+    assert (
+        kombu.pools.connections[connection.Connection("amqp://127.0.0.1//")].new().get_transport_cls()
+        is transport.Transport
+    )
+
+
+def test_a_limit_of_the_socket_holds(ends: tuple[transport.Connection, socket.socket]) -> None:
+    made, _ = ends
+    made._transport.sock.settimeout(0.01)
+    with pytest.raises(TimeoutError):
+        made.drain_events()
+    assert made.connected
+
+
+def test_it_leaves_without_waiting_for_the_other_ends_last_word(
+    ends: tuple[transport.Connection, socket.socket],
+) -> None:
+    made, _ = ends
+    limits: list[float | None] = []
+    close = made._transport.close
+
+    def closing() -> None:
+        limits.append(made._transport.sock.gettimeout())
+        close()
+
+    made._transport.close = closing
+    made.collect()
+    assert limits == [0]
+    # Once more, when nothing is left.
+    made.collect()
+
+
+def test_where_eventlet_has_taken_poll_away(
+    ends: tuple[transport.Connection, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(transport.select, "poll")
+    made, theirs = ends
+    made.heartbeat_tick()
+    made.last_heartbeat_received = 1.0
+    theirs.send(BEAT)
+    made.heartbeat_tick()
+    assert made.last_heartbeat_received > 1.0
+
+
 def test_other_transports_are_as_they_were() -> None:
     assert "memory" in connection.Connection("memory://").get_transport_cls().__module__
