@@ -35,7 +35,7 @@ class Connection(pyamqp.Connection):
         """As py-amqp's.
 
         Raises:
-            amqp.ConnectionForced: without a ``timeout``, here or on the socket: the broker was silent, the connection is closed.
+            amqp.ConnectionForced: without a ``timeout``, here or on the socket: the broker was silent. It is closed.
         """
         if timeout is not None or not self.heartbeat or self._bounded():
             return super().drain_events(timeout)
