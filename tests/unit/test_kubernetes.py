@@ -177,6 +177,26 @@ def test_what_is_broken_is_told_at_once(home: Path, state: dict[str, Any], said:
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("state", "refused"),
+    [
+        ({"running": {"startedAt": UP}}, True),
+        ({"terminated": {"exitCode": 1}}, True),
+        ({"waiting": {"reason": "ImagePullBackOff"}}, False),
+    ],
+)
+def test_an_older_broker_is_refused_where_the_newer_has_run(home: Path, state: dict[str, Any], refused: bool) -> None:
+    broker = pod("rabbitmq-0", "rabbitmq", containerStatuses=[{"name": "rabbitmq", "restartCount": 0, "state": state}])
+    broker["spec"]["containers"][0]["image"] = "rabbitmq:4.4-management"
+    platform, _ = made({f"{READ} get pods": items(broker)})
+    if not refused:
+        platform.require_upgradable()
+        return
+    with pytest.raises(WarrenError, match=r"the broker is RabbitMQ 4\.4, and 4\.3 does not start") as caught:
+        platform.require_upgradable()
+    assert caught.value.code is ExitCode.REFUSED
+
+
 def test_what_does_not_get_ready_is_explained_by_events_and_its_last_line(home: Path) -> None:
     unscheduled = [
         {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available: Insufficient memory."}

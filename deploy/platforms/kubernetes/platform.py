@@ -162,12 +162,13 @@ class Kubernetes:
             self.kubectl.note(f"applied the overlay {self.settings.kube_overlay} with the settings of .env ({folder})")
 
     def require_upgradable(self) -> None:
-        """Raises WarrenError where the broker would not start with the image that it is to get."""
-        if there := self.kubectl.get("statefulset", "rabbitmq"):
-            (image,) = [
-                one["image"] for one in there["spec"]["template"]["spec"]["containers"] if one["name"] == "rabbitmq"
-            ]
-            require(image, self.settings.rabbitmq_image, there["spec"].get("replicas", 1))
+        """Raises WarrenError where the broker would not start with the image that it is to get.
+
+        What counts is what has run on its data, not what it was to get: that may never have been pulled.
+        """
+        nodes = [one for one in self.kubectl.list("pods") if pods.service(one) == "rabbitmq"]
+        for image in sorted({image for node in nodes if (image := pods.ran(node, "rabbitmq"))}):
+            require(image, self.settings.rabbitmq_image, len(nodes))
 
     def down(self, volumes: bool) -> None:
         with locked(self.kubectl.note, dry=self.runner.dry):

@@ -11,7 +11,7 @@ from deploy.platforms.base import Instance
 from deploy.platforms.kubernetes.kubectl import Kubectl
 from deploy.services import kind
 
-__all__ = ["SERVICE", "hopeless", "instance", "of", "ready", "service", "why_not_ready"]
+__all__ = ["SERVICE", "hopeless", "instance", "of", "ran", "ready", "service", "why_not_ready"]
 
 SERVICE = "app.kubernetes.io/name"
 
@@ -40,6 +40,17 @@ def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
     """The states of its containers, in the order in which they start."""
     status = pod["status"]
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+def ran(pod: dict[str, Any], container: str) -> str:
+    """The image of a container that has started at least once; empty where it has not."""
+    started = any(
+        one["name"] == container
+        and (one.get("restartCount") or {"running", "terminated"} & {*one.get("state", {}), *one.get("lastState", {})})
+        for one in pod["status"].get("containerStatuses", [])
+    )
+    found = (one["image"] for one in pod["spec"]["containers"] if one["name"] == container)
+    return next(found, "") if started else ""
 
 
 def waiting(pod: dict[str, Any]) -> tuple[str, str, str]:
