@@ -133,7 +133,7 @@ def why_not_ready(kubectl: Kubectl, pod: dict[str, Any]) -> str:
         return f"{said[0]}: {no_image(pod, container)}"
     elif reason and reason not in {"PodInitializing", "ContainerCreating"}:
         said.append(f"{reason}{': ' + message if message else ''}")
-    if (event := last_warning(kubectl, name)) and event not in message:
+    if (event := last_warning(kubectl, name)) and event not in message and event not in said[-1]:
         said.append(event)
     if line := last_line(kubectl, name, container, again=reason == "CrashLoopBackOff"):
         said.append(f"its last line: {line}")
