@@ -1,7 +1,8 @@
-"""A worker's events where its connection is lost: those that were only gathered go to the next one, and nobody is waited for.
+"""A worker's events where its connection is lost: its event loop does not look for the broker, and none is forgotten.
 
-Celery 5.7 takes over what it failed to send, and forgets what it gathers to send together: when a connection is lost,
-that the worker's tasks were cancelled.
+Celery 5.7 looks for a broker that is away wherever it sends a heartbeat, without end, while its loop stands: it does not find
+out that the connection of its tasks is lost too, and hears no signal. And it forgets what it gathers to send together: when a
+connection is lost, that the worker's tasks were cancelled.
 """
 
 from __future__ import annotations
@@ -15,8 +16,20 @@ from celery.events.dispatcher import EventDispatcher
 __all__ = ["Dispatcher", "Events", "Farewell"]
 
 
+# For an event of the worker itself, on its own connection: one attempt more, should that alone be lost. What fails is kept for
+# the next connection; a broker that is away is looked for by the consumer.
+AGAIN = {"max_retries": 1, "interval_start": 0, "interval_max": 0}
+
+
 class Dispatcher(EventDispatcher):
-    """Celery's, which takes over all that the one before had."""
+    """Celery's, which does not wait for a broker that is away, and takes over all that the one before had."""
+
+    def _publish(
+        self, event: Any, producer: Any, routing_key: str, retry: bool = False, retry_policy: Any = None, **options: Any
+    ) -> None:
+        if retry_policy is None and producer is self.producer:
+            retry_policy = AGAIN
+        super()._publish(event, producer, routing_key, retry=retry, retry_policy=retry_policy, **options)
 
     def extend_buffer(self, other: Any) -> None:
         super().extend_buffer(other)

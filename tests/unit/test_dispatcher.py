@@ -25,6 +25,18 @@ def test_what_was_gathered_goes_to_the_next_connection_too() -> None:
     assert not before._group_buffer["task"]
 
 
+@pytest.mark.parametrize(("own", "expected"), [(True, 1), (False, None)])
+def test_a_heartbeat_waits_for_no_broker_that_is_away(own: bool, expected: int | None) -> None:
+    sent: list[dict[str, Any]] = []
+    producer = SimpleNamespace(publish=lambda _, **options: sent.append(options), serializer="json")
+    made = make()
+    made.producer = producer if own else object()
+    made._publish({"type": "worker-heartbeat"}, producer, "worker.heartbeat", retry=True)
+    (options,) = sent
+    assert options["retry"] is True
+    assert (options["retry_policy"] or {}).get("max_retries") == expected
+
+
 class Connection:
     """As much of one as the step needs."""
 
