@@ -70,8 +70,8 @@ PACKAGES = {"rabbitmq-server": "rabbitmq-server", "chromium": "chromium", "docke
 
 
 # Tests wait for brokers, stacks and clusters more than they compute, so more of them at a time than the machine has cores.
-# They are given out as tests/conftest.py groups and orders them. More than eight have nothing left to do.
-SEVERAL = ["-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "loadgroup", "--no-loadscope-reorder"]
+# They are given out as tests/support/sharing.py groups and orders them. More than eight have nothing left to do.
+SEVERAL = ["-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "loadscope", "--no-loadscope-reorder"]
 
 
 def test(s: Session, args: list[str]) -> None:
