@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["group", "rank", "scheduler"]
 
 BROKER = re.compile(r"\[.*?rabbitmq-(4\.3|4\.0|local)\b")
-PLATFORM = re.compile(r"\[(compose|local)\b")
+PLATFORM = re.compile(r"\[(?:[^]]*-)?(compose|local)\b")
 
 # In the order in which they begin: first what takes longest, so that none is left alone at the end. Then broker by broker,
 # since each process starts the one it needs.
@@ -37,7 +37,7 @@ def group(test: str) -> str:
 def rank(test: str) -> int:
     """When it begins: those with a smaller number before."""
     first = group(test).partition(" ")[0]
-    if "/e2e/" in test:
+    if "/e2e/" in test.partition("::")[0]:
         return FIRST.index(first if first in FIRST else "e2e")
     if first == "local":
         first = "rabbitmq local"
