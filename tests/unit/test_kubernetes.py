@@ -178,6 +178,23 @@ def test_what_is_broken_is_told_at_once(home: Path, state: dict[str, Any], said:
 
 
 @pytest.mark.parametrize(
+    ("updated", "expected"),
+    [
+        # A rollout that has just begun: none is new yet, and zero is left out.
+        ({"updateRevision": "b", "currentRevision": "a"}, False),
+        ({"updateRevision": "b", "currentRevision": "a", "updatedReplicas": 2}, False),
+        ({"updateRevision": "b", "currentRevision": "a", "updatedReplicas": 3}, True),
+        ({"updateRevision": "b", "currentRevision": "b"}, True),
+    ],
+)
+def test_a_rolling_restart_is_waited_for_to_its_end(updated: dict[str, Any], expected: bool) -> None:
+    broker = workload("rabbitmq", 3, 3)
+    del broker["status"]["updatedReplicas"]
+    broker["status"] |= updated
+    assert waiting.settled(broker) is expected
+
+
+@pytest.mark.parametrize(
     ("state", "refused"),
     [
         ({"running": {"startedAt": UP}}, True),

@@ -26,11 +26,15 @@ def settled(workload: dict[str, Any]) -> bool:
     """Whether what was asked for is what runs: all replicas there, new and ready, and none of the old ones."""
     spec, status = workload["spec"], workload.get("status", {})
     wanted = spec.get("replicas", 1)
+    # Zero is left out. A StatefulSet that is through has but one revision.
+    new = status.get("updatedReplicas", 0) == wanted or (
+        "updateRevision" in status and status["updateRevision"] == status.get("currentRevision")
+    )
     return bool(
-        status.get("observedGeneration", 0) >= workload["metadata"]["generation"]
+        new
+        and status.get("observedGeneration", 0) >= workload["metadata"]["generation"]
         and status.get("replicas", 0) == wanted
         and status.get("readyReplicas", 0) == wanted
-        and status.get("updatedReplicas", wanted if "updateRevision" in status else 0) == wanted
     )
 
 
