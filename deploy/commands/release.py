@@ -28,13 +28,12 @@ def release(s: Session, image: str, into: str) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     own = s.settings.app_image
     app = image or (own if ":" in own.rpartition("/")[2] else f"{own}:{version}")
-    names = {"warren-app": app, "rabbitmq": s.settings.rabbitmq_image, "python": s.settings.python_image}
     folder = Path(into)
-    for name in sorted(place.parent.name for place in (ROOT / "k8s" / "overlays").glob("*/kustomization.yaml")):
+    for name in overlay.names():
         file = folder / f"install-{name}.yaml"
         content = {
             "resources": [os.path.relpath(ROOT / "k8s" / "overlays" / name, FOLDER)],
-            "images": [{"name": one, **overlay.parts(to)} for one, to in names.items()],
+            "images": overlay.images(s.settings, app),
         }
         write_private(FOLDER / "kustomization.yaml", overlay.text(content))
         rendered = s.runner.read(["kubectl", "kustomize", str(FOLDER)])

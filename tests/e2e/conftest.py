@@ -12,7 +12,7 @@ import pytest
 from deploy.paths import ROOT
 from deploy.platforms.local import package
 from tests.support.checkout import Checkout
-from tests.support.cluster import named
+from tests.support.cluster import Cluster, named
 
 # Beside the default pool, as docs/operations.md has it.
 POOL = {
@@ -51,6 +51,14 @@ def stack(platform: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         yield checkout
     finally:
         checkout.invoke("down", "--volumes", "--yes", check=False)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """The cluster, with a namespace of the file's own, which goes with it."""
+    found = named(f"e2e-{uuid.uuid4().hex[:8]}")
+    yield found
+    found.forget()
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ import pytest
 from deploy.errors import ExitCode
 from deploy.services import SERVICES
 from tests.support.checkout import Checkout
-from tests.support.cluster import Cluster, named
+from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 
 OVERLAY = "k8s/overlays/dev"
@@ -28,13 +26,6 @@ PRIVILEGED = json.dumps(
 
 # Seconds for what images, volumes and brokers take on a busy host.
 LONG = 240
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    found = named(f"e2e-{uuid.uuid4().hex[:8]}")
-    yield found
-    found.forget()
 
 
 @pytest.fixture(scope="module")

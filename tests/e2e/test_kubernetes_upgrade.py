@@ -6,13 +6,11 @@ The tests share one stack, on one node, and run in the order in which they stand
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Iterator
 
 import pytest
 
 from deploy.paths import ROOT
-from tests.support.cluster import Cluster, named
+from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 from tests.support.ledger import LEDGER, LONG, Ledger
 
@@ -69,13 +67,6 @@ class Stack(Ledger):
 
     def apply_with(self, broker: str) -> None:
         self.apply(LEDGER, images=(broker,))
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    found = named(f"e2e-{uuid.uuid4().hex[:8]}")
-    yield found
-    found.forget()
 
 
 @pytest.fixture(scope="module")

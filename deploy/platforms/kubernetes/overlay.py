@@ -17,7 +17,7 @@ from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.services import known_to_all, of_its_workers, of_pool
 from deploy.settings import Settings, dotenv, known
 
-__all__ = ["FOLDER", "OURS", "base", "write"]
+__all__ = ["FOLDER", "OURS", "base", "images", "names", "text", "write"]
 
 FOLDER = STATE / "kubernetes" / "overlay"
 KUSTOMIZATION = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
@@ -39,11 +39,15 @@ def base(settings: Settings, name: str = "") -> Path:
     for place in (ROOT / "k8s" / "overlays" / asked, ROOT / asked):
         if (place / "kustomization.yaml").is_file():
             return place.resolve()
-    ours = ", ".join(sorted(place.parent.name for place in (ROOT / "k8s" / "overlays").glob("*/kustomization.yaml")))
     raise WarrenError(
-        f"there is no overlay {asked!r}; choose one of {ours}, or name a folder with a kustomization.yaml",
+        f"there is no overlay {asked!r}; choose one of {', '.join(names())}, or name a folder with a kustomization.yaml",
         ExitCode.SETTINGS,
     )
+
+
+def names() -> list[str]:
+    """The overlays of this checkout."""
+    return sorted(place.parent.name for place in (ROOT / "k8s" / "overlays").glob("*/kustomization.yaml"))
 
 
 def write(
@@ -99,11 +103,10 @@ def kustomization(settings: Settings, image: str, place: str, scaled: Mapping[st
         memory = {"memory": f"{settings.rabbitmq_memory_mb}Mi"}
         broker = {"name": "rabbitmq", "resources": {"requests": memory, "limits": memory}}
         patches.append(patch("StatefulSet", "rabbitmq", of_pods({"containers": [broker]})))
-    images = {"warren-app": image, "rabbitmq": settings.rabbitmq_image, "python": settings.python_image}
     return {
         "namespace": settings.project,
         "resources": [place],
-        "images": [{"name": name, **parts(to)} for name, to in images.items()],
+        "images": images(settings, image),
         "configMapGenerator": merged(settings),
         "secretGenerator": [],
         "patches": patches,
@@ -138,6 +141,12 @@ def own_variables(values: Mapping[str, str]) -> dict[str, Any]:
 
 def of_pods(spec: dict[str, Any]) -> dict[str, Any]:
     return {"template": {"spec": spec}}
+
+
+def images(settings: Settings, app: str) -> list[dict[str, Any]]:
+    """The images that pods run, ``app`` as the app image, as kustomize takes them."""
+    named = {"warren-app": app, "rabbitmq": settings.rabbitmq_image, "python": settings.python_image}
+    return [{"name": name, **parts(to)} for name, to in named.items()]
 
 
 def parts(image: str) -> dict[str, str]:
