@@ -124,6 +124,24 @@ BAD = [
 ]
 
 
+def test_what_a_module_shows_beside_is_not_asked_anything(module: MakeModule) -> None:
+    # As with a task of Celery's whose app has ended: who asks it for its class hears of an unknown task.
+    name = module(
+        """
+        class Far:
+            @property
+            def __class__(self):
+                raise KeyError("no such task")
+
+        far = Far()
+
+        @on("task-failed")
+        def tell(event): ...
+        """
+    )
+    assert load(AppSettings(monitor_handlers=(name,))).names == (f"{name}.tell",)
+
+
 @pytest.mark.parametrize(("text", "said"), BAD, ids=[said[:30] for _, said in BAD])
 def test_a_bad_module_is_one_line(module: MakeModule, text: str, said: str) -> None:
     name = module(text)

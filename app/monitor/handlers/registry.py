@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import FunctionType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 from app.event_types import TYPES, WORKER_TYPES
 
@@ -103,13 +103,17 @@ def on(*types: str, name: str | None = None, retries: int | None = None) -> Call
 
 def subscriptions(of: object) -> tuple[Subscription, ...]:
     """What ``@on`` said about a function; nothing about all else."""
-    found = of.__dict__.get(MARK, ()) if inspect.isfunction(of) else ()
-    return tuple(found)
+    return tuple(vars(of).get(MARK, ())) if is_function(of) else ()
+
+
+def is_function(value: object) -> TypeGuard[FunctionType]:
+    """Whether it is a plain function. Looks at its type alone: a task of Celery's is asked for its app by ``isinstance``."""
+    return issubclass(type(value), FunctionType)
 
 
 def check(function: object) -> FunctionType:
     """Raises TypeError for what could not be called with an event."""
-    if not inspect.isfunction(function):
+    if not is_function(function):
         raise TypeError(f"@on belongs on a plain function, not on {function!r}")
     name = function.__qualname__
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
