@@ -1,5 +1,5 @@
-"""The production overlay as it is, on three nodes: broker nodes killed, all of them restarted, a node drained, a node without
-power; all under load.
+"""The production overlay as it is, on three nodes: broker nodes killed, all of them restarted, a node drained, all
+workers replaced, a node without power; all under load.
 
 The tests share one stack and run in the order in which they stand here.
 """
@@ -30,6 +30,7 @@ BASE = ROOT / "tests" / "e2e" / "kubernetes"
 HANGS = 3600
 
 BROKERS = "app.kubernetes.io/name=rabbitmq"
+WORKERS = "app.kubernetes.io/component=worker"
 
 # Who gets a connection to whom: pod, host, port, and whether it may.
 REACHES = {
@@ -88,7 +89,7 @@ class Production(Ledger):
 
     def answering(self, away: str) -> int:
         """How many workers answer one of them that asks all, while the node ``away`` is."""
-        pods = self.cluster.items("pods", "app.kubernetes.io/component=worker")
+        pods = self.cluster.items("pods", WORKERS)
         asking = next(one["metadata"]["name"] for one in pods if one["spec"]["nodeName"] != away)
         return len(
             json.loads(self.exec(asking, *["celery", "-A", "app", "inspect", "ping", "--timeout", "5", "--json"]))
@@ -145,6 +146,17 @@ def ran(stack: Production, *arguments: str) -> None:
     stack.cluster.kubectl(*arguments)
 
 
+def replaced(stack: Production, what: str, selector: str) -> int:
+    """Replaces its three pods, one after another; how many there were at the least."""
+    with watched(stack.cluster, selector, 3) as seen:
+        ran(stack, "rollout", "restart", what)
+        for number in (1, 2, 3):
+            enough = functools.partial(lambda wanted: len(seen.new) >= wanted, number)
+            eventually(enough, LONG, lambda: f"{len(seen.new)} of three are new")
+        eventually(lambda: not seen.first & seen.serving, LONG, "those of before go")
+    return seen.fewest
+
+
 @pytest.mark.timeout(HANGS)
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_broker_node_is_killed(stack: Production, number: int) -> None:
@@ -157,13 +169,7 @@ def test_a_broker_node_is_killed(stack: Production, number: int) -> None:
 @pytest.mark.timeout(HANGS)
 def test_all_broker_nodes_are_restarted_and_never_are_two_away(stack: Production) -> None:
     def restarted() -> None:
-        with watched(stack.cluster, BROKERS) as seen:
-            eventually(lambda: len(seen.present) == 3, LONG, "all three are seen")
-            ran(stack, "rollout", "restart", "statefulset/rabbitmq")
-            for number in (1, 2, 3):
-                enough = functools.partial(lambda wanted: len(seen.replaced) >= wanted, number)
-                eventually(enough, LONG, lambda: f"replaced are {seen.replaced}")
-        assert seen.most == 1
+        assert replaced(stack, "statefulset/rabbitmq", BROKERS) == 2
 
     # For as long as that takes.
     stack.under("rolling-", 400, restarted, rate=5)
@@ -183,6 +189,17 @@ def test_a_node_is_drained(stack: Production) -> None:
 
 
 @pytest.mark.timeout(HANGS)
+def test_all_workers_are_replaced_and_there_are_never_fewer(stack: Production) -> None:
+    """After the drain they may all be on one node; after this, some are connected to a broker that is about to vanish."""
+
+    def restarted() -> None:
+        assert replaced(stack, "deployment/worker", WORKERS) == 3
+
+    stack.under("workers-", 300, restarted, rate=8)
+    stack.await_whole()
+
+
+@pytest.mark.timeout(HANGS)
 def test_a_nodes_power_is_cut_and_comes_back(stack: Production) -> None:
     power = os.environ.get("E2E_NODE_POWER", "")
     if not power:
@@ -192,9 +209,6 @@ def test_a_nodes_power_is_cut_and_comes_back(stack: Production) -> None:
     def switched(to: str) -> None:
         subprocess.run([*shlex.split(power), to, node], check=True, capture_output=True, timeout=LONG)
 
-    # After the drain they may all be on one node; now some elsewhere are connected to the broker that vanishes.
-    ran(stack, "rollout", "restart", "deployment/worker")
-    ran(stack, "rollout", "status", "deployment/worker", "--timeout=270s")
     try:
         # All of them are done while the node is away, and every worker can be asked.
         stack.under("power-", 600, lambda: switched("kill"))

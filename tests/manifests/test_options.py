@@ -41,7 +41,7 @@ def test_an_external_broker_leaves_nothing_of_ours(option: Any) -> None:
     manifests = option("external-broker", "production")
     kinds = {(each["kind"], each["metadata"]["name"]) for each in manifests}
     assert not {("StatefulSet", "rabbitmq"), ("Service", "rabbitmq"), ("Service", "rabbitmq-nodes")} & kinds
-    assert not [each for each in manifests if each["kind"] == "PriorityClass"]
+    assert [each["metadata"]["name"] for each in manifests if each["kind"] == "PriorityClass"] == ["warren"]
 
 
 def test_addresses_of_an_external_broker_name_only_what_comes_before_them(option: Any) -> None:
