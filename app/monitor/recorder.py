@@ -42,6 +42,8 @@ PRUNE_EVERY = 60.0
 PRUNE_FOR = 0.3
 # What SQLite says of a damaged index of texts, which its check of the file may not look into.
 INDEX_DAMAGED = "SQLITE_CORRUPT_VTAB"
+# Its table, which SQLite names in what it says of it.
+INDEX = "task_text"
 # Messages in a row that may be skipped by a mistake of ours. More of them are no odd messages: going on would skip them all.
 SKIPPED = 100
 # Changes of one transaction that are told live. Nobody reads more of them at once.
@@ -312,11 +314,19 @@ class Recorder:
     def _inspect(self) -> None:
         """Looks for damage that a search has seen, in pages that writing may not touch for weeks."""
         seen, self._status.suspect = self._status.suspect, None
-        # Another connection, since the writer's may still have the pages as they were.
+        found = self._check()
+        # SQLite 3.44 and newer look into the index too.
+        if all(INDEX in one for one in found) and (found or str(seen).startswith(INDEX_DAMAGED)):
+            found = self._check() if self._index_again() else [*found, "its index of texts can't be made again"]
+        if found:
+            raise sqlite3.DatabaseError(f"database disk image is malformed: {found[0]}")
+
+    def _check(self) -> list[str]:
+        """What SQLite finds wrong with the file."""
+        # By another connection, since the writer's may still have the pages as they were.
         with closing(connect(self._folder / FILE, readonly=True)) as connection:
-            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-        if found != "ok" or (str(seen).startswith(INDEX_DAMAGED) and not self._index_again()):
-            raise sqlite3.DatabaseError(f"database disk image is malformed: {found}")
+            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check")]
+        return [] if found == ["ok"] else found
 
     def _index_again(self) -> bool:
         """Makes the index of texts anew from the tasks, which may be older than the log; whether it could be."""
