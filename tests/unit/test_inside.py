@@ -113,16 +113,33 @@ def test_it_gives_up_in_the_end(maker: Any, account: None, monkeypatch: pytest.M
     assert maker.main() == 1
 
 
+# The longest name that a namespace may have is no exception.
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
-def test_the_certificate_is_of_the_services(maker: Any, tmp_path: Path) -> None:
-    made = maker.certificate("shop")
+@pytest.mark.parametrize("namespace", ["shop", "s" * 63])
+def test_the_certificate_is_of_the_services(maker: Any, tmp_path: Path, namespace: str) -> None:
+    made = maker.certificate(namespace)
     (tmp_path / "tls.crt").write_text(made["tls.crt"])
     text = subprocess.run(
         ["openssl", "x509", "-noout", "-text", "-in", tmp_path / "tls.crt"], capture_output=True, text=True, check=True
     ).stdout
-    for name in ("rabbitmq", "rabbitmq.shop.svc", "*.rabbitmq-nodes.shop", "flower"):
+    for name in ("rabbitmq", f"rabbitmq.{namespace}.svc", f"*.rabbitmq-nodes.{namespace}", "flower"):
         assert re.search(rf"DNS:{re.escape(name)}(,|$)", text, re.MULTILINE)
     assert made["tls.key"].startswith("-----BEGIN PRIVATE KEY-----")
+
+
+def test_what_openssl_says_of_no_certificate_stands_in_the_log(
+    maker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "openssl").write_text("#!/bin/sh\necho no room left >&2\nexit 1\n")
+    (tmp_path / "openssl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("NAMESPACE", "shop")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
+    monkeypatch.setattr(maker, "PATIENCE", -1)
+    assert maker.main() == 1
+    said = "error: the Secret warren can't be made: openssl made no certificate: no room left\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_broker_gets_what_it_has_on_other_platforms(tmp_path: Path) -> None:
