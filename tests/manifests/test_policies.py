@@ -19,6 +19,18 @@ CONNECTIONS = {
     ("rabbitmq", "rabbitmq", "distribution"),
 }
 
+# Who may be asked for names: pods of another namespace, or an address, with the ports on which they listen themselves.
+SERVED = {("UDP", 53), ("TCP", 53)}
+CLUSTER_DNS = SERVED | {("UDP", "dns"), ("TCP", "dns-tcp")}
+NAMES = {
+    ("kube-system", "k8s-app=kube-dns"): CLUSTER_DNS,
+    ("kube-system", "k8s-app=node-local-dns"): CLUSTER_DNS,
+    ("openshift-dns", "dns.operator.openshift.io/daemonset-dns=default"): {("UDP", 5353), ("TCP", 5353)},
+    ("", "169.254.20.10/32"): SERVED,
+    # What else is asked there, such as a cloud's passwords, goes to port 80.
+    ("", "169.254.169.254/32"): SERVED,
+}
+
 Manifests = tuple[Manifest, ...]
 
 
@@ -77,6 +89,35 @@ def test_every_address_that_a_pod_is_told_is_one_of_them(policed: Manifests) -> 
         if port["port"] == int(number)
     }
     assert told == {(caller, called, port) for caller, called, port in CONNECTIONS if caller != called}
+
+
+def named_by(peer: dict[str, Any]) -> list[tuple[str, str]]:
+    """Each namespace and label, or address, that a peer outside of the stack's own namespace is."""
+    if "ipBlock" in peer:
+        assert set(peer["ipBlock"]) == {"cidr"}
+        return [("", peer["ipBlock"]["cidr"])]
+    (namespace,) = peer["namespaceSelector"]["matchLabels"].items()
+    assert namespace[0] == "kubernetes.io/metadata.name"
+    selector = peer["podSelector"]
+    labels = [*selector.get("matchLabels", {}).items()]
+    labels += [(rule["key"], value) for rule in selector.get("matchExpressions", []) for value in rule["values"]]
+    return [(namespace[1], f"{key}={value}") for key, value in labels]
+
+
+def test_outside_of_the_namespace_nobody_is_called_but_who_knows_names(policed: Manifests) -> None:
+    found: dict[tuple[str, str], set[tuple[str, int | str]]] = {}
+    for policy in (one for one in policed if one["kind"] == "NetworkPolicy"):
+        for rule in policy["spec"].get("egress", []):
+            if "to" not in rule:
+                # To anywhere, on the API servers' ports.
+                assert policy["metadata"]["name"] == "make-secrets"
+                continue
+            for peer in rule["to"]:
+                if set(peer) != {"podSelector"}:
+                    assert policy["metadata"]["name"] == "dns" and policy["spec"]["podSelector"] == {}
+                    for who in named_by(peer):
+                        found.setdefault(who, set()).update((port["protocol"], port["port"]) for port in rule["ports"])
+    assert found == NAMES
 
 
 def lets_in(manifests: Manifests, namespace: str, pod: dict[str, str], port: str) -> bool:
