@@ -30,11 +30,13 @@ CONFIG = {
 UP = "2026-11-22T12:00:00Z"
 
 
-def pod(name: str, service: str = "worker", *, ready: bool = True, **status: Any) -> dict[str, Any]:
+def pod(
+    name: str, service: str = "worker", *, ready: bool = True, image: str = "warren-app:0123", **status: Any
+) -> dict[str, Any]:
     container = {"name": service, "restartCount": 0, "started": True, "state": {"running": {"startedAt": UP}}}
     return {
         "metadata": {"name": name, "labels": {"app.kubernetes.io/name": service}},
-        "spec": {"containers": [{"name": service, "image": "warren-app:0123"}]},
+        "spec": {"containers": [{"name": service, "image": image}]},
         "status": {
             "phase": "Running",
             "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
@@ -203,8 +205,8 @@ def test_a_rolling_restart_is_waited_for_to_its_end(updated: dict[str, Any], exp
     ],
 )
 def test_an_older_broker_is_refused_where_the_newer_has_run(home: Path, state: dict[str, Any], refused: bool) -> None:
-    broker = pod("rabbitmq-0", "rabbitmq", containerStatuses=[{"name": "rabbitmq", "restartCount": 0, "state": state}])
-    broker["spec"]["containers"][0]["image"] = "rabbitmq:4.4-management"
+    started = [{"name": "rabbitmq", "restartCount": 0, "state": state}]
+    broker = pod("rabbitmq-0", "rabbitmq", image="rabbitmq:4.4-management", containerStatuses=started)
     platform, _ = made({f"{READ} get pods": items(broker)})
     if not refused:
         platform.require_upgradable()
@@ -212,6 +214,39 @@ def test_an_older_broker_is_refused_where_the_newer_has_run(home: Path, state: d
     with pytest.raises(WarrenError, match=r"the broker is RabbitMQ 4\.4, and 4\.3 does not start") as caught:
         platform.require_upgradable()
     assert caught.value.code is ExitCode.REFUSED
+
+
+def test_what_ran_on_the_volumes_counts_when_the_broker_is_down(home: Path) -> None:
+    claim = {
+        "metadata": {"name": "data-rabbitmq-0", "annotations": {"warren/rabbitmq-image": "rabbitmq:4.4-management"}}
+    }
+    platform, _ = made({f"{READ} get pods": items(), f"{READ} get persistentvolumeclaims": items(claim)})
+    with pytest.raises(WarrenError, match=r"the broker is RabbitMQ 4\.4, and 4\.3 does not start"):
+        platform.require_upgradable()
+
+
+@pytest.mark.parametrize(
+    ("kind", "manifest"),
+    [
+        (
+            "StatefulSet",
+            "spec:\n  template:\n    spec:\n      containers:\n      - image: exporter:1\n        name: side\n"
+            "      - env: []\n        image: registry.example/rabbitmq:4.1\n        name: rabbitmq\n"
+            "      initContainers:\n      - image: warren-app:0.1.0\n        name: configure\n",
+        ),
+        ("RabbitmqCluster", "spec:\n  image: registry.example/rabbitmq:4.1\n  replicas: 3\n"),
+    ],
+)
+def test_the_image_that_an_overlay_pins_is_what_the_broker_is_to_get(home: Path, kind: str, manifest: str) -> None:
+    """Three nodes of 4.1 stay what they are: 4.3 is the settings' default, and not said."""
+    there = [pod(f"rabbitmq-{number}", "rabbitmq", image="registry.example/rabbitmq:4.1") for number in range(3)]
+    rendered = f"kind: Service\nmetadata:\n  name: rabbitmq\n---\nkind: {kind}\nmetadata:\n  name: rabbitmq\n{manifest}"
+    answers = {f"{READ} get pods": items(*there), "kubectl kustomize": rendered}
+    platform, _ = made(answers)
+    platform.require_upgradable()
+    named, _ = made(answers, rabbitmq_image="rabbitmq:4.3.1")
+    with pytest.raises(WarrenError, match="take each version between"):
+        named.require_upgradable()
 
 
 def test_what_does_not_get_ready_is_explained_by_events_and_its_last_line(home: Path) -> None:
@@ -242,18 +277,30 @@ def test_what_does_not_get_ready_is_explained_by_events_and_its_last_line(home: 
 
 
 def test_down_stops_workers_first_and_keeps_data_unless_told(home: Path) -> None:
-    platform, runner = made()
-    platform.down(volumes=False)
+    # As the cluster makes it, with the labels of an overlay that changes its size.
+    claim = {"metadata": {"name": "data-rabbitmq-0", "labels": {"app.kubernetes.io/name": "rabbitmq"}}}
+    another = {"metadata": {"name": "data-other-0", "labels": {"app.kubernetes.io/name": "rabbitmq"}}}
+    claims = {
+        f"{READ} get persistentvolumeclaims --selector app.kubernetes.io/name=rabbitmq": items(claim, another),
+        f"{READ} get pods": items(pod("rabbitmq-0", "rabbitmq", image="rabbitmq:4.3-management")),
+    }
     part = "app.kubernetes.io/part-of=warren"
     down = [
         f"{KUBECTL} delete deployments --selector {WORKERS} --cascade=foreground --timeout=450s",
         f"{KUBECTL} exec rabbitmq-0 --container rabbitmq -- touch /tmp/stop-now",
         f"{KUBECTL} delete deployments,statefulsets --selector {part} --cascade=foreground --timeout=120s",
     ]
-    assert runner.ran == down
-    platform, runner = made()
+    platform, runner = made(claims)
+    platform.down(volumes=False)
+    noted = "annotate --overwrite persistentvolumeclaims data-rabbitmq-0 warren/rabbitmq-image=rabbitmq:4.3-management"
+    assert runner.ran == [down[0], f"{KUBECTL} {noted}", *down[1:]]
+    platform, runner = made(claims)
     platform.down(volumes=True)
-    assert runner.ran == [*down, f"{KUBECTL} delete persistentvolumeclaims --selector {part}"]
+    assert runner.ran == [
+        *down,
+        f"{KUBECTL} delete persistentvolumeclaims --selector {part}",
+        f"{KUBECTL} delete persistentvolumeclaims --ignore-not-found data-rabbitmq-0",
+    ]
 
 
 def test_scaling_down_marks_the_busy_so_that_they_stay(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

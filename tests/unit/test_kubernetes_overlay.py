@@ -30,16 +30,21 @@ def patches(made: dict[str, Any]) -> dict[str, Any]:
     return {one["target"]["name"]: json.loads(one["patch"])["spec"] for one in made["patches"]}
 
 
-def test_the_defaults_change_only_namespace_and_images(home: Path) -> None:
+def test_the_defaults_change_only_namespace_and_our_own_image(home: Path) -> None:
     made = written(Settings())
     assert made["namespace"] == "warren"
     assert (overlay.FOLDER / made["resources"][0]).resolve() == DEV
-    assert made["images"] == [
-        {"name": "warren-app", "newName": "warren-app", "newTag": "0123"},
-        {"name": "rabbitmq", "newName": "rabbitmq", "newTag": "4.3-management"},
-        {"name": "python", "newName": "python", "newTag": "3.13-slim"},
-    ]
+    # What the overlay pins of others is its own: a broker's version above all.
+    assert made["images"] == [{"name": "warren-app", "newName": "warren-app", "newTag": "0123"}]
     assert made["configMapGenerator"] == made["patches"] == made["secretGenerator"] == []
+
+
+def test_images_that_the_settings_name_are_theirs(home: Path) -> None:
+    made = written(Settings(rabbitmq_image="registry.example/rabbitmq:4.2", python_image="python@sha256:0123"))
+    assert made["images"][1:] == [
+        {"name": "rabbitmq", "newName": "registry.example/rabbitmq", "newTag": "4.2"},
+        {"name": "python", "newName": "python", "digest": "sha256:0123"},
+    ]
 
 
 def test_a_setting_goes_into_the_config_map_that_has_it(home: Path) -> None:
@@ -178,12 +183,18 @@ def test_overlays_are_ours_by_name_or_ones_own_by_path() -> None:
 def test_variables_of_ones_own_go_along_as_on_the_other_platforms(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "app.env").write_text('# Ours.\nKEY=1\nexport NAME="x y"  # of us\nQUOTED=\'"q"\'\n')
+    (tmp_path / "app.env").write_text(
+        '# Ours.\nKEY=1\nexport NAME="x y"  # of us\nGREETING=h\u00e9 \U0001f600\nQUOTED=\'"q"\'\n'
+    )
     monkeypatch.setattr("deploy.platforms.kubernetes.overlay.ROOT", tmp_path)
     monkeypatch.setattr("deploy.platforms.kubernetes.overlay.CONFIG", ROOT / "k8s" / "base" / "config")
     made = written(Settings())
     # kustomize takes the outer quotes away.
-    assert made["secretGenerator"] == [{"name": "app-env", "literals": ['KEY="1"', 'NAME="x y"', 'QUOTED=""q""']}]
+    assert made["secretGenerator"] == [
+        {"name": "app-env", "literals": ['KEY="1"', 'NAME="x y"', 'GREETING="h\u00e9 \U0001f600"', 'QUOTED=""q""']}
+    ]
+    # kustomize reads YAML, which has no surrogates.
+    assert "\\u" not in (overlay.FOLDER / "kustomization.yaml").read_text()
     (tmp_path / "app.env").write_text("no variable\n")
     with pytest.raises(WarrenError, match=r"line 1 of app\.env is not NAME=value") as caught:
         written(Settings())

@@ -87,7 +87,8 @@ def own_literals() -> list[str]:
 
 def text(content: dict[str, Any]) -> str:
     """JSON is YAML, and needs no library."""
-    return json.dumps({**KUSTOMIZATION, **content}, indent=1) + "\n"
+    # As it is: YAML has no halves of a character, which JSON has for all beyond U+FFFF.
+    return json.dumps({**KUSTOMIZATION, **content}, indent=1, ensure_ascii=False) + "\n"
 
 
 def kustomization(settings: Settings, image: str, place: str, scaled: Mapping[str, int | None]) -> dict[str, Any]:
@@ -144,9 +145,14 @@ def of_pods(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def images(settings: Settings, app: str) -> list[dict[str, Any]]:
-    """The images that pods run, ``app`` as the app image, as kustomize takes them."""
-    named = {"warren-app": app, "rabbitmq": settings.rabbitmq_image, "python": settings.python_image}
-    return [{"name": name, **parts(to)} for name, to in named.items()]
+    """The images that the settings name, ``app`` as the app image, as kustomize takes them.
+
+    Of others the overlay decides: what it pins would be gone here, a broker's version or a digest.
+    """
+    named = {"rabbitmq": (settings.rabbitmq_image, Settings().rabbitmq_image)}
+    named["python"] = (settings.python_image, Settings().python_image)
+    others = [{"name": name, **parts(to)} for name, (to, default) in named.items() if to != default]
+    return [{"name": "warren-app", **parts(app)}, *others]
 
 
 def parts(image: str) -> dict[str, str]:
@@ -180,4 +186,4 @@ def patch(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     version = {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}}
     # By its label too: what kustomize made of it under another name, such as a pool, has the first name as well for it.
     target = {"kind": kind, "name": name, "labelSelector": f"{SERVICE}={name}"}
-    return {"target": target, "patch": json.dumps({**version, "spec": spec})}
+    return {"target": target, "patch": json.dumps({**version, "spec": spec}, ensure_ascii=False)}

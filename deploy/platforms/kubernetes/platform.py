@@ -12,7 +12,7 @@ from app.pools import DEFAULT
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.platforms.base import Endpoints, Instance
-from deploy.platforms.kubernetes import context, overlay, pods, progress
+from deploy.platforms.kubernetes import broker, context, overlay, pods, progress
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers
 from deploy.platforms.kubernetes.forward import Forwarded
 from deploy.platforms.kubernetes.image import ClusterImage
@@ -164,11 +164,15 @@ class Kubernetes:
     def require_upgradable(self) -> None:
         """Raises WarrenError where the broker would not start with the image that it is to get.
 
-        What counts is what has run on its data, not what it was to get: that may never have been pulled.
+        What it is to get is what the overlay pins, unless the settings say otherwise.
         """
-        nodes = [one for one in self.kubectl.list("pods") if pods.service(one) == "rabbitmq"]
-        for image in sorted({image for node in nodes if (image := pods.ran(node, "rabbitmq"))}):
-            require(image, self.settings.rabbitmq_image, len(nodes))
+        before, nodes = broker.ran(self.kubectl)
+        wanted = self.settings.rabbitmq_image
+        if before and wanted == Settings().rabbitmq_image:
+            place = os.path.relpath(overlay.base(self.settings), ROOT)
+            wanted = broker.image(self.runner.read(["kubectl", "kustomize", place])) or wanted
+        for image in before:
+            require(image, wanted, nodes)
 
     def down(self, volumes: bool) -> None:
         with locked(self.kubectl.note, dry=self.runner.dry):
@@ -180,11 +184,16 @@ class Kubernetes:
             self.kubectl.run("delete", *(one.resource for one in scalers))
         # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
         self.delete("deployments", WORKERS, self.settings.stop_grace + DOWN_PATIENCE)
+        if not volumes:
+            broker.annotate(self.kubectl)
         self.stop_at_once()
         self.delete("deployments,statefulsets", PART, DOWN_PATIENCE)
         self.stop_operators_broker(volumes)
         if volumes:
+            names = [one["metadata"]["name"] for one in broker.claims(self.kubectl)]
             self.kubectl.run("delete", "persistentvolumeclaims", "--selector", PART)
+            if names:
+                self.kubectl.run("delete", "persistentvolumeclaims", "--ignore-not-found", *names)
 
     def stop_operators_broker(self, volumes: bool) -> None:
         """Deleted, a broker of RabbitMQ's cluster operator takes its data along; without nodes it keeps them."""
