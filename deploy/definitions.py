@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from deploy.paths import ROOT
-from deploy.secrets import Secrets
+from deploy.secrets import KEDA, Secrets
 from deploy.settings import Settings
 
 __all__ = ["VHOST", "broker_settings", "definitions", "password_hash", "users"]
@@ -35,10 +35,12 @@ def password_hash(password: str) -> str:
 
 
 def users(settings: Settings, secrets: Secrets) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The users of users.json, and their permissions."""
+    """The users of users.json, and their permissions. KEDA's is among them where ``secrets`` have a password for it."""
     accounts, permissions = [], []
     queues = "|".join(settings.every_queue)
     for name, role in json.loads((FOLDER / "users.json").read_text()).items():
+        if name == KEDA and KEDA not in secrets:
+            continue
         accounts.append(
             {
                 "name": name,

@@ -9,11 +9,13 @@ from pathlib import Path
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import STATE, private_folder
 
-__all__ = ["FOLDER", "ROLES", "Secrets", "load"]
+__all__ = ["FOLDER", "KEDA", "ROLES", "Secrets", "load"]
 
 FOLDER = STATE / "secrets"
 
 ROLES = ("admin", "worker", "producer", "monitor", "flower", "ops")
+# A user more, where KEDA asks the broker (k8s/components/keda), with a Secret of its own.
+KEDA = "keda"
 NAMES = (
     *ROLES,
     *("flower-login", "flower-cookie", "flower-metrics"),

@@ -30,8 +30,13 @@ def render(s: Session, overlay: str) -> None:
 def definitions(s: Session) -> None:
     """As RabbitMQ imports them: our users with their passwords' hashes, the virtual host, its queues and policies."""
     from deploy.definitions import definitions
+    from deploy.platforms.kubernetes import Kubernetes, passwords
+    from deploy.secrets import KEDA, Secrets
 
-    say(json.dumps(definitions(s.settings, s.secrets), indent=1))
+    secrets = s.secrets
+    if isinstance(s.platform, Kubernetes) and (password := passwords.of_keda(s.platform.kubectl)):
+        secrets = Secrets({**secrets, KEDA: password})
+    say(json.dumps(definitions(s.settings, secrets), indent=1))
 
 
 def diff(s: Session) -> None:

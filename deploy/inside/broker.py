@@ -15,7 +15,7 @@ from pathlib import Path
 
 from app.environment import Mistake, read
 from deploy.definitions import FOLDER, broker_settings, definitions
-from deploy.secrets import ROLES, Secrets
+from deploy.secrets import KEDA, ROLES, Secrets
 from deploy.settings import Settings
 
 __all__ = ["main", "write"]
@@ -64,6 +64,9 @@ def main(arguments: list[str]) -> int:
     try:
         settings = read(Settings, os.environ)
         secrets = Secrets({name: (folder / name).read_text().strip() for name in (*ROLES, "erlang-cookie")})
+        # Beside it, where the component keda mounts its own.
+        if (password := folder.with_name(f"{folder.name}-keda") / "password").exists():
+            secrets[KEDA] = password.read_text().strip()
     except (Mistake, OSError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)  # noqa: T201

@@ -112,6 +112,12 @@ def bounds(stack: Checkout) -> dict[str, tuple[int, int, bool]]:
     return {one["service"]: (one["least"], one["most"], one["paused"]) for one in stack.json("status")["autoscaling"]}
 
 
+def may(cluster: Cluster, user: str) -> list[str]:
+    """The rights of a user of the broker: to configure, to write and to read what these match."""
+    told = cluster.kubectl("exec", "rabbitmq-0", "--", "rabbitmqctl", "--silent", "list_user_permissions", user).stdout
+    return told.splitlines()[-1].split()[1:]
+
+
 # With what its fixtures build, copy and bring up.
 @pytest.mark.timeout(3600)
 def test_keda_finds_the_queues_of_each_pool(cluster: Cluster, stack: Checkout) -> None:
@@ -122,6 +128,8 @@ def test_keda_finds_the_queues_of_each_pool(cluster: Cluster, stack: Checkout) -
             PATIENCE,
             lambda: cluster.kubectl("describe", "scaledobjects").stdout[-3000:],
         )
+    # As a user who may touch nothing.
+    assert may(cluster, "keda") == ["^()$"] * 3
     assert bounds(stack) == {"worker": (LEAST, MOST, False), "worker-heavy": (LEAST, MOST, False)}
     code = "from app import celery; [celery.send_task('app.tasks.sleep', (60,), queue=queue) for queue in {!r}]"
     stack.invoke("exec", "worker", "--", "python3", "-c", code.format(["video", "reports"]))
@@ -153,10 +161,16 @@ def test_workers_grow_from_none_to_the_bound_and_back_and_none_is_interrupted(
 
 
 @pytest.mark.timeout(1200)
-def test_bounds_that_were_set_stay(cluster: Cluster, stack: Checkout) -> None:
+def test_bounds_that_were_set_stay_and_a_pool_that_ends_leaves_nothing(cluster: Cluster, stack: Checkout) -> None:
     assert stack.invoke("scale-workers", "2", "--max", "3").stdout == "KEDA keeps 2 to 3 workers.\n"
     assert replicas(cluster) == 2
-    stack.invoke("up")
+    kinds = "deployments,scaledobjects,triggerauthentications,configmaps,poddisruptionbudgets"
+    assert len(cluster.items(kinds, "app.kubernetes.io/name=worker-heavy")) == 5
+    settings = stack.folder / ".env"
+    kept = [line for line in settings.read_text().splitlines(keepends=True) if not line.startswith("WARREN_POOL")]
+    settings.write_text("".join(kept))
+    eventually(lambda: stack.invoke("up"), PATIENCE, "the stack is up, without the pool")
+    eventually(lambda: cluster.items(kinds, "app.kubernetes.io/name=worker-heavy") == NOTHING, PATIENCE, "it is gone")
     assert bounds(stack)["worker"] == (2, 3, False)
     assert "worker: KEDA keeps 2 to 3 workers." in stack.invoke("status").stdout
     assert stack.invoke("diff").stdout == ""

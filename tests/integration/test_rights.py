@@ -10,8 +10,10 @@ import amqp
 import pytest
 
 from deploy.definitions import VHOST
-from deploy.secrets import ROLES
+from deploy.secrets import KEDA, ROLES
 from tests.support.brokers import Broker
+
+USERS = (*ROLES, KEDA)
 
 STREAMS = {"celery.events", "celery.revoked"}
 
@@ -93,6 +95,8 @@ MAY: dict[str, list[tuple[Act, str]]] = {
         *((read, "celery.revoked"), (write, "celery.revoked")),
         *((read, "dead_letters"), (lock, "dead_letters.reader"), (ask, "default"), (ask, "mail")),
     ],
+    # What it does is asked of the management API.
+    KEDA: [],
 }
 
 TASK_QUEUES: list[tuple[Act, str]] = [(redeclare, "default"), (delete, "default"), (delete, "mail")]
@@ -140,6 +144,11 @@ MAY_NOT: dict[str, list[tuple[Act, str]]] = {
         *(*TASK_QUEUES, *[one for one in OTHERS if one not in DROP], *TAKE_TASKS, *SEND_TASKS),
         *((write, "celeryev"), (declare, REPLY), (declare, EVENTS), (bind, "tasks")),
     ],
+    KEDA: [
+        *(*TASK_QUEUES, *OTHERS, *TAKE_TASKS, *SEND_TASKS),
+        *((read, "celery.events"), (read, "celery.revoked"), (write, "celery.revoked")),
+        *((write, "celery.pidbox"), (write, "celeryev"), (declare, REPLY), (declare, EVENTS), (bind, "tasks")),
+    ],
 }
 
 
@@ -154,7 +163,7 @@ def refused(connection: amqp.Connection, act: Act, name: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", USERS)
 def test_a_role_may_do_its_work_and_no_more(broker: Broker, role: str) -> None:
     with broker.connection(role) as connection:
         denied = [f"{act.__name__} {name}" for act, name in MAY[role] if refused(connection, act, name)]
@@ -162,7 +171,7 @@ def test_a_role_may_do_its_work_and_no_more(broker: Broker, role: str) -> None:
     assert (denied, granted) == ([], [])
 
 
-@pytest.mark.parametrize("role", [*ROLES, "guest", "nobody"])
+@pytest.mark.parametrize("role", [*USERS, "guest", "nobody"])
 def test_a_wrong_password_is_refused(broker: Broker, role: str) -> None:
     # guest's password is "guest" where it exists.
     password = "guest" if role == "guest" else "wrong"
@@ -174,11 +183,13 @@ def test_a_wrong_password_is_refused(broker: Broker, role: str) -> None:
 STATUS = {
     "admin": {"overview": 200, f"queues/{VHOST}": 200, "users": 200, "definitions": 200},
     **{role: {"overview": 200, f"queues/{VHOST}": 200, "users": 401, "definitions": 401} for role in ("flower", "ops")},
+    # As KEDA asks.
+    KEDA: {f"queues/{VHOST}?page=1&use_regex=true&pagination=false&name=^(default)$&page_size=100": 200, "users": 401},
     **{role: {"overview": 401, f"queues/{VHOST}": 401, "users": 401} for role in ("worker", "producer", "monitor")},
 }
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", USERS)
 def test_the_management_api_by_role(broker: Broker, role: str) -> None:
     found = {path: broker.api("GET", path, role=role).status for path in STATUS[role]}
     assert found == STATUS[role]
@@ -188,4 +199,4 @@ def test_the_management_api_by_role(broker: Broker, role: str) -> None:
 
 
 def test_no_user_but_ours(broker: Broker) -> None:
-    assert {user["name"] for user in broker.api("GET", "users").body} == set(ROLES)
+    assert {user["name"] for user in broker.api("GET", "users").body} == set(USERS)

@@ -79,16 +79,42 @@ def test_keda_finds_the_broker_in_any_namespace(tmp_path: Path, namespace: str) 
     (trigger,) = one(manifests, "ScaledObject", "worker")["spec"]["triggers"]
     host = variables(manifests, one(manifests, "Deployment", "worker"))[trigger["metadata"]["hostFromEnv"]]
     assert host == f"http://rabbitmq.{namespace}.svc:15672"
-    login = one(manifests, "TriggerAuthentication", trigger["authenticationRef"]["name"])["spec"]
-    (user,) = login["configMapTargetRef"]
-    assert one(manifests, "ConfigMap", user["name"])["data"][user["key"]] == "ops"
+
+
+@pytest.mark.parametrize("what", ["dev+keda", "production+rabbitmq-operator+keda+monitoring"])
+def test_the_broker_makes_the_user_that_keda_is(what: str) -> None:
+    manifests = rendered(what)
+    (login,) = (each["spec"] for each in manifests if each["kind"] == "TriggerAuthentication")
+    assert {each["parameter"]: (each["name"], each["key"]) for each in login["secretTargetRef"]} == {
+        parameter: ("warren-keda", parameter) for parameter in ("username", "password")
+    }
+    if "operator" in what:
+        spec = one(manifests, "RabbitmqCluster", "rabbitmq")["spec"]["override"]["statefulSet"]["spec"]
+    else:
+        spec = one(manifests, "StatefulSet", "rabbitmq")["spec"]
+    pod = spec["template"]["spec"]
+    (configure,) = pod["initContainers"]
+    (mount,) = (each for each in configure["volumeMounts"] if each["name"] == "keda")
+    (volume,) = (each["secret"] for each in pod["volumes"] if each["name"] == "keda")
+    (folder,) = (each["value"] for each in configure["env"] if each["name"] == "WARREN_SECRETS")
+    assert mount["mountPath"] == f"{folder}-keda"
+    # Not optional: a broker that started before the Job was done would not have the user.
+    assert volume == {
+        "secretName": "warren-keda",
+        "defaultMode": 0o440,
+        "items": [{"key": "password", "path": "password"}],
+    }
+
+
+def test_who_takes_no_keda_has_no_user_for_it() -> None:
+    assert "keda" not in json.dumps([each for each in rendered("dev") if each["kind"] != "ConfigMap"])
 
 
 def test_a_pool_may_have_a_scaler_of_its_own(tmp_path: Path) -> None:
     """By the same component, named in the pool's own folder."""
     pool: dict[str, Any] = {
         "resources": [os.path.relpath(ROOT / "k8s/base/worker", tmp_path / "pool")],
-        "components": [os.path.relpath(ROOT / "k8s/components/keda", tmp_path / "pool")],
+        "components": [os.path.relpath(ROOT / "k8s/components/keda/scaler", tmp_path / "pool")],
         "nameSuffix": "-heavy",
     }
     content = {
@@ -100,6 +126,9 @@ def test_a_pool_may_have_a_scaler_of_its_own(tmp_path: Path) -> None:
     for folder, written in ((tmp_path, content), (tmp_path / "pool", pool)):
         (folder / "kustomization.yaml").write_text(json.dumps(written))
     manifests = render(tmp_path)
+    # One login for all.
+    jobs = {each["metadata"]["name"] for each in manifests if each["kind"] == "Job"}
+    assert jobs == {"make-secrets", "make-keda-login"}
     for name in ("worker", "worker-heavy"):
         spec = one(manifests, "ScaledObject", name)["spec"]
         (trigger,) = spec["triggers"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,11 @@ def made() -> set[str]:
     script: dict[str, Any] = {"__name__": "make_secrets"}
     exec(compile(found["data"]["make_secrets.py"], "make_secrets.py", "exec"), script)
     return {*script["PASSWORDS"], "tls.crt", "tls.key"}
+
+
+def logins(manifests: Manifests) -> set[str]:
+    """The Secrets that a Job of theirs makes beside that one."""
+    return {"warren-keda" for one in manifests if one["metadata"]["name"] == "make-keda-login"}
 
 
 def secrets(value: Any) -> Iterator[tuple[str, str | None]]:
@@ -51,9 +57,22 @@ def test_every_secret_and_each_key_of_ours_is_made_by_somebody(manifests: Manife
     keys = made()
     named = set(secrets(list(manifests)))
     assert named
-    assert {name for name, _ in named} <= {"warren"} | certified | BROUGHT
+    assert {name for name, _ in named} <= {"warren"} | logins(manifests) | certified | BROUGHT
+    assert {key for name, key in named if name == "warren-keda"} <= {"username", "password"}
     assert {key for name, key in named if name == "warren" and key} <= keys
     assert {key for name, key in named if name in certified and key} <= {"tls.crt", "tls.key", "ca.crt"}
+
+
+def test_no_address_names_a_service_that_is_missing(manifests: Manifests) -> None:
+    there = {one["metadata"]["name"] for one in manifests if one["kind"] == "Service"}
+    # The operator makes one of this name.
+    there |= {one["metadata"]["name"] for one in manifests if one["kind"] == "RabbitmqCluster"}
+    named = set()
+    for _, spec in pods(manifests):
+        for container in [*spec.get("initContainers", []), *spec["containers"]]:
+            for variable in container.get("env", []):
+                named |= set(re.findall(r"(?:://|@)(rabbitmq)\b", variable.get("value", "")))
+    assert named <= there
 
 
 def test_what_is_mounted_is_a_volume_and_every_volume_is_mounted(manifests: Manifests) -> None:

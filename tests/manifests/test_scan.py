@@ -16,13 +16,13 @@ from tests.support.manifests import Manifest, different
 EXCEPTIONS = {
     # Image Pull Policy should be Always
     "CKV_K8S_15": (
-        ["Deployment.*", "Job.*.make-secrets", "StatefulSet.*.rabbitmq"],
+        ["Deployment.*", "Job.*.make-*", "StatefulSet.*.rabbitmq"],
         "Images have versions. Asking the registry at each start would make it one more thing that a restart needs, and "
         "clusters without one could not run them at all.",
     ),
     # Image should use digest
     "CKV_K8S_43": (
-        ["Deployment.*", "Job.*.make-secrets", "StatefulSet.*.rabbitmq"],
+        ["Deployment.*", "Job.*.make-*", "StatefulSet.*.rabbitmq"],
         "The app image is everybody's own build, and the others' may come from a mirror. An overlay pins them: `images: "
         "[{name: rabbitmq, digest: ...}]`.",
     ),
@@ -44,8 +44,8 @@ EXCEPTIONS = {
     ),
     # Ensure that Service Account Tokens are only mounted where necessary
     "CKV_K8S_38": (
-        ["Job.*.make-secrets"],
-        "It creates a Secret, which is all that its account may.",
+        ["Job.*.make-*"],
+        "Each creates a Secret, which is all that their account may.",
     ),
 }
 

@@ -47,10 +47,10 @@ def test_pods_are_what_the_restricted_standard_asks_for_and_a_little_more(manife
             }, one["name"]
 
 
-def test_only_the_maker_of_secrets_has_a_token(manifests: Manifests) -> None:
+def test_only_makers_of_secrets_have_a_token(manifests: Manifests) -> None:
     assert {
         workload["metadata"]["name"] for workload, spec in pods(manifests) if spec["automountServiceAccountToken"]
-    } <= {"make-secrets"}
+    } <= {"make-secrets", "make-keda-login"}
 
 
 def test_containers_say_what_they_need_and_what_they_may_take(manifests: Manifests) -> None:

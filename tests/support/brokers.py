@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.definitions import VHOST, definitions
+from deploy.secrets import KEDA, Secrets, generate
 from deploy.secrets import load as load_secrets
 from deploy.services import broker_url, environments
 from deploy.settings import Settings
@@ -50,7 +51,7 @@ class Broker(ABC):
     def __init__(self, name: str, folder: Path, settings: Settings) -> None:
         self.name = name
         self.folder = folder
-        self.secrets = load_secrets(folder / "secrets")
+        self.secrets = Secrets({**load_secrets(folder / "secrets"), KEDA: generate()})
         self.amqp = free_port()
         self.management = free_port()
         self.settings = replace(

@@ -33,7 +33,7 @@ def alone_or_with(overlay: str) -> list[str]:
 # Those that are likely to be taken together, in the order that docs name.
 TOGETHER = [
     "dev+worker-pool+keda",
-    "production+worker-pool+external-broker+keda",
+    "production+worker-pool+keda+external-broker",
     "production+tls+ingress+hpa",
     "production+rabbitmq-operator+keda+monitoring",
 ]

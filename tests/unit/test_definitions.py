@@ -12,7 +12,7 @@ from kombu.transport import native_delayed_delivery as kombu_delays
 
 from app.config import DELAYED_EXCHANGE, TASKS_EXCHANGE, platform_settings, task_queues
 from deploy.definitions import FOLDER, VHOST, definitions, delayed_delivery
-from deploy.secrets import NAMES, ROLES, Secrets
+from deploy.secrets import KEDA, NAMES, ROLES, Secrets
 from deploy.settings import Settings
 
 UUID = "5b6c9e0a-8f2d-4a51-9c0e-3d1f7a2b4c6d"
@@ -247,7 +247,7 @@ def test_a_delayed_task_waits_just_as_long_as_asked_and_ends_in_its_queue(made: 
 
 def test_every_role_is_a_user_with_its_own_password_and_there_is_no_guest(made: dict[str, Any]) -> None:
     names = {user["name"] for user in made["users"]}
-    assert names == set(ROLES) == set(json.loads((FOLDER / "users.json").read_text()))
+    assert names == set(ROLES) == set(json.loads((FOLDER / "users.json").read_text())) - {KEDA}
     assert "guest" not in json.dumps(made)
     assert len({user["password_hash"] for user in made["users"]}) == len(ROLES)
     assert {user["hashing_algorithm"] for user in made["users"]} == {"rabbit_password_hashing_sha256"}
@@ -268,6 +268,16 @@ def test_who_sees_and_changes_the_broker_itself(made: dict[str, Any]) -> None:
         "flower": ["monitoring"],
         "ops": ["monitoring"],
     }
+
+
+def test_keda_has_a_user_where_it_has_a_password_who_may_touch_nothing(secrets: Secrets) -> None:
+    made = definitions(Settings(), Secrets({**secrets, KEDA: "of keda"}))
+    (user,) = (one for one in made["users"] if one["name"] == KEDA)
+    (rights,) = (one for one in made["permissions"] if one["user"] == KEDA)
+    # With `monitoring` it would see the other virtual hosts of a broker that others run too.
+    assert user["tags"] == ["management"]
+    for right in ("configure", "write", "read"):
+        assert [name for name in EVERYTHING if re.search(rights[right], name)] == [""]
 
 
 def test_each_user_has_one_set_of_rights(made: dict[str, Any]) -> None:

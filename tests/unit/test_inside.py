@@ -24,7 +24,7 @@ from deploy.definitions import broker_settings, definitions
 from deploy.inside import broker
 from deploy.paths import ROOT
 from deploy.platforms.compose.image import IMAGE_SOURCES, sources
-from deploy.secrets import NAMES, Secrets
+from deploy.secrets import KEDA, NAMES, Secrets
 from deploy.services import environments
 from deploy.settings import Settings
 
@@ -70,7 +70,7 @@ def test_it_makes_every_password_that_other_platforms_have(maker: Any) -> None:
 def test_all_of_them_are_made_in_one_request(maker: Any, account: None, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[urllib.request.Request] = []
     monkeypatch.setattr(urllib.request, "urlopen", lambda request, **_: asked.append(request) or io.BytesIO())
-    assert maker.main() == 0
+    assert maker.main([]) == 0
     (request,) = asked
     assert request.full_url == "https://[fd00::1]:443/api/v1/namespaces/shop/secrets"
     assert (request.method, request.headers["Authorization"]) == ("POST", "Bearer the token")
@@ -78,6 +78,18 @@ def test_all_of_them_are_made_in_one_request(maker: Any, account: None, monkeypa
     assert (made["kind"], made["metadata"]["name"]) == ("Secret", "warren")
     assert set(made["data"]) == {*NAMES, "erlang-cookie", "tls.crt", "tls.key"}
     assert base64.b64decode(made["data"]["tls.crt"]) == b"C"
+
+
+def test_kedas_login_is_a_secret_of_its_own(
+    maker: Any, account: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[urllib.request.Request] = []
+    monkeypatch.setattr(urllib.request, "urlopen", lambda request, **_: asked.append(request) or io.BytesIO())
+    assert maker.main(["keda"]) == 0
+    made = json.loads(asked[0].data or b"")
+    assert (made["type"], made["metadata"]["name"]) == ("kubernetes.io/basic-auth", "warren-keda")
+    assert made["stringData"]["username"] == KEDA
+    assert capsys.readouterr().out == "made the Secret warren-keda\n"
 
 
 @pytest.mark.parametrize(("answers", "code", "said"), [
@@ -102,7 +114,7 @@ def test_what_the_api_server_may_answer(
         return found
 
     monkeypatch.setattr(urllib.request, "urlopen", answer)
-    assert maker.main() == code
+    assert maker.main([]) == code
     assert capsys.readouterr().out == f"{said}\n"
     assert not left
 
@@ -110,7 +122,7 @@ def test_what_the_api_server_may_answer(
 def test_it_gives_up_in_the_end(maker: Any, account: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maker, "PATIENCE", -1)
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
-    assert maker.main() == 1
+    assert maker.main([]) == 1
 
 
 # The longest name that a namespace may have is no exception.
@@ -137,7 +149,7 @@ def test_what_openssl_says_of_no_certificate_stands_in_the_log(
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
     monkeypatch.setattr(maker, "PATIENCE", -1)
-    assert maker.main() == 1
+    assert maker.main([]) == 1
     said = "error: the Secret warren can't be made: openssl made no certificate: no room left\n"
     assert capsys.readouterr().err == said
 
@@ -165,6 +177,24 @@ def test_a_node_that_is_alone_looks_for_no_others(tmp_path: Path) -> None:
     broker.write(Settings(), Secrets(dict.fromkeys((*NAMES, "erlang-cookie"), "x")), 1, tmp_path, tmp_path)
     assert not (tmp_path / "conf.d" / "40-cluster.conf").exists()
     assert "peer_discovery" not in (tmp_path / "enabled_plugins").read_text()
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_keda_gets_a_user_where_its_password_is_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    mounted = tmp_path / "secrets"
+    mounted.mkdir()
+    for name in (*NAMES, "erlang-cookie"):
+        (mounted / name).write_text(f"password-of-{name}")
+    if taken:
+        (tmp_path / "secrets-keda").mkdir()
+        (tmp_path / "secrets-keda" / "password").write_text("of keda")
+    monkeypatch.setenv("WARREN_SECRETS", str(mounted))
+    monkeypatch.setenv("WARREN_RABBITMQ_NODES", "1")
+    assert broker.main([str(tmp_path), str(tmp_path)]) == 0
+    made = json.loads((tmp_path / "definitions.json").read_text())
+    assert (KEDA in {one["name"] for one in made["users"]}) is taken
 
 
 def test_a_wrong_setting_is_a_line_in_the_pods_log(

@@ -135,7 +135,7 @@ def test_up_ends_pools_that_the_settings_have_no_more(home: Path, capsys: pytest
     platform, runner = made({f"{READ} get deployments --selector {ours}": found}, pools=(heavy,))
     platform.up(None)
     assert [line for line in runner.ran if " delete " in line] == [
-        f"{KUBECTL} delete deployment/worker-old poddisruptionbudget/worker-old --wait=false"
+        f"{KUBECTL} delete deployment/worker-old poddisruptionbudget/worker-old --ignore-not-found --wait=false"
     ]
     assert "worker-old ends: no such pool is in WARREN_POOLS" in capsys.readouterr().err
 
@@ -338,6 +338,34 @@ def test_restart_applies_and_starts_anew(home: Path) -> None:
     platform, runner = made()
     platform.restart(["rabbitmq", "worker"])
     assert runner.ran[1:] == [f"{KUBECTL} rollout restart statefulset/rabbitmq deployment/worker"]
+
+
+OTHERS = {"kubectl kustomize": "kind: ConfigMap\nmetadata:\n  name: warren-broker-address-0123\n"}
+
+
+def test_a_broker_that_others_run_is_left_to_them(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    platform, runner = made(OTHERS)
+    platform.restart(["rabbitmq", "worker"])
+    assert runner.ran[1:] == [f"{KUBECTL} rollout restart deployment/worker"]
+    assert "others run the broker, and restart it" in capsys.readouterr().err
+    platform, runner = made(OTHERS)
+    platform.restart(["rabbitmq"])
+    assert runner.ran[1:] == []
+
+
+def test_up_says_what_a_broker_of_others_needs_and_what_is_left_of_ours(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = {f"{READ} get statefulset rabbitmq": json.dumps(workload("rabbitmq"))}
+    platform, _ = made({**OTHERS, **left, f"{READ} get pods": items()})
+    platform.up(None)
+    told = capsys.readouterr().err
+    assert "until that has what `invoke definitions` prints, pods wait" in told
+    assert "our own broker is still here" in told and "kubectl -n warren delete statefulset/rabbitmq" in told
+    platform, _ = made(OTHERS)
+    platform.up(None)
+    told = capsys.readouterr().err
+    assert "definitions" not in told and "our own broker" not in told
 
 
 def test_status_tells_of_services_in_their_order(home: Path) -> None:

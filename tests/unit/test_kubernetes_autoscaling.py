@@ -160,7 +160,8 @@ def test_a_pool_that_ends_takes_its_autoscaler_along(home: Path) -> None:
     )
     platform.up(None)
     assert changes(runner) == [
-        f"{KUBECTL} delete scaledobjects.keda.sh/worker-old deployment/worker-old poddisruptionbudget/worker-old --wait=false"
+        f"{KUBECTL} delete scaledobjects.keda.sh/worker-old triggerauthentications.keda.sh/worker-old "
+        "configmap/warren-keda-old deployment/worker-old poddisruptionbudget/worker-old --ignore-not-found --wait=false"
     ]
 
 
@@ -242,7 +243,7 @@ def test_settings_reach_keda(home: Path) -> None:
         "/spec/cooldownPeriod": 660,
     }
     (component,) = pool["components"]
-    assert (overlay.FOLDER / "worker-heavy" / component).resolve() == ROOT / "k8s" / "components" / "keda"
+    assert (overlay.FOLDER / "worker-heavy" / component).resolve() == ROOT / "k8s" / "components" / "keda" / "scaler"
 
 
 def test_settings_reach_a_horizontal_pod_autoscaler(home: Path) -> None:

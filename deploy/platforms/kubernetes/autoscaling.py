@@ -25,6 +25,10 @@ PAUSED = "autoscaling.keda.sh/paused"
 PAUSED_AT = "autoscaling.keda.sh/paused-replicas"
 
 
+# What a ScaledObject of a pool has beside itself (components/keda).
+PARTS = ("triggerauthentications.keda.sh/worker{pool}", "configmap/warren-keda{pool}")
+
+
 class Autoscaler:
     """What decides on the number of workers of one Deployment, within bounds that people set."""
 
@@ -35,6 +39,8 @@ class Autoscaler:
         self.resource = f"{SCALED_OBJECTS if self.keda else HPAS}/{found['metadata']['name']}"
         """As kubectl names it."""
         self.service: str = spec["scaleTargetRef"]["name"]
+        self.parts = [self.resource, *(part.format(pool=suffix(self.service)) for part in PARTS if self.keda)]
+        """That and what it has for itself alone."""
         self.kept = KEPT in notes
         """Whether a person set the bounds."""
         if self.keda:
@@ -98,6 +104,11 @@ class Autoscaler:
 
     def scale(self, workers: int) -> None:
         self.kubectl.run("scale", f"deployment/{self.service}", f"--replicas={workers}")
+
+
+def suffix(service: str) -> str:
+    """What the names of all that belongs to a pool's workers end in."""
+    return service.removeprefix("worker")
 
 
 def autoscalers(kubectl: Kubectl) -> dict[str, Autoscaler]:

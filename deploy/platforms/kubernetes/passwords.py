@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.kubernetes.kubectl import Kubectl
 from deploy.secrets import Secrets
 
-__all__ = ["NAME", "load"]
+__all__ = ["NAME", "load", "of_keda"]
 
 NAME = "warren"
+OF_KEDA = "warren-keda"
 
 
 def load(kubectl: Kubectl) -> Secrets:
@@ -25,6 +27,19 @@ def load(kubectl: Kubectl) -> Secrets:
             f"{kubectl.place}: there is no Secret {NAME}; `invoke up` brings the stack up, and makes it",
             ExitCode.FAILED,
         )
+    return decoded(found)
+
+
+def of_keda(kubectl: Kubectl) -> str:
+    """The password of KEDA's user of the broker; empty where there is none.
+
+    Raises:
+        WarrenError: this user may not read it.
+    """
+    return decoded(kubectl.get("secret", OF_KEDA) or {}).get("password", "")
+
+
+def decoded(found: dict[str, Any]) -> Secrets:
     return Secrets(
         {name: base64.b64decode(value).decode(errors="replace") for name, value in found.get("data", {}).items()}
     )

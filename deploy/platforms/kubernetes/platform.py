@@ -55,6 +55,8 @@ class Kubernetes:
         self.settings = settings
         self.runner = runner
         self.confirmed = confirmed
+        self.others_broker = False
+        """Whether the overlay that was written last has a broker that others run."""
         self.image = ClusterImage(settings, runner)
 
     @cached_property
@@ -80,19 +82,35 @@ class Kubernetes:
         with locked(self.kubectl.note, dry=self.runner.dry):
             fresh = not self.status()
             try:
-                self.bring_up(workers)
+                self.bring_up(workers, fresh)
             except KeyboardInterrupt:
                 if fresh:
                     self.stop(volumes=False)
                 raise
 
-    def bring_up(self, workers: int | None) -> None:
+    def bring_up(self, workers: int | None, fresh: bool) -> None:
         self.image.provide(self.kubectl)
         self.apply()
         if not self.runner.dry:
+            if self.others_broker:
+                self.tell_of_others_broker(fresh)
             self.first_scale(workers)
             self.end_former_pools()
             progress.until_ready(self.kubectl, self.settings.up_timeout)
+
+    def tell_of_others_broker(self, fresh: bool) -> None:
+        """Says what nobody but its administrators can do, and what is left of one that was ours."""
+        if fresh:
+            self.kubectl.note(
+                "others run its broker: until that has what `invoke definitions` prints, pods wait "
+                "(docs/kubernetes-options.md, external-broker)"
+            )
+        if self.kubectl.get("statefulset", "rabbitmq"):
+            ours = "statefulset/rabbitmq service/rabbitmq service/rabbitmq-nodes poddisruptionbudget/rabbitmq"
+            self.kubectl.note(
+                f"our own broker is still here, and the overlay has no use for it: `kubectl -n {self.kubectl.namespace} "
+                f"delete {ours}` ends it, and leaves its volume"
+            )
 
     def first_scale(self, workers: int | None) -> None:
         """Gives each pool the workers that are asked for. Of one that is there already the number is what it was scaled to.
@@ -121,16 +139,17 @@ class Kubernetes:
         for found in self.kubectl.list("deployments", f"{WORKERS},{overlay.OURS}"):
             if (service := found["metadata"]["name"]) not in worker_services(self.settings):
                 self.kubectl.note(f"{service} ends: no such pool is in WARREN_POOLS")
-                scaler = [scalers[service].resource] if service in scalers else []
-                self.kubectl.run(
-                    "delete", *scaler, f"deployment/{service}", f"poddisruptionbudget/{service}", "--wait=false"
-                )
+                # An autoscaler first: it would start workers again. The ConfigMap is what one of KEDA's reads.
+                scaler = [] if service not in scalers else scalers[service].parts
+                of_it = (f"deployment/{service}", f"poddisruptionbudget/{service}")
+                self.kubectl.run("delete", *scaler, *of_it, "--ignore-not-found", "--wait=false")
 
     def overlay(self) -> str:
         """Writes the overlay of this checkout and says its folder, as kubectl takes it from the project's folder."""
         place = overlay.base(self.settings)
         if not self.runner.dry:
             scalers = Scalers.of(place, self.runner, self.autoscalers())
+            self.others_broker = scalers.outside
             overlay.write(self.settings, self.image.name(), place, self.scaled(), scalers)
         return os.path.relpath(overlay.FOLDER, ROOT)
 
@@ -153,10 +172,10 @@ class Kubernetes:
         try:
             self.kubectl.run("apply", "--kustomize", folder)
         except WarrenError as error:
-            if 'Job.batch "make-secrets"' not in str(error) or "immutable" not in str(error):
+            if 'Job.batch "make-' not in str(error) or "immutable" not in str(error):
                 raise
-            # Another image of Python's: a Job can't be changed, and what this one made stays.
-            self.kubectl.run("delete", "job/make-secrets")
+            # Another image of Python's: a Job can't be changed, and what these made stays.
+            self.kubectl.run("delete", "job/make-secrets", "job/make-keda-login", "--ignore-not-found")
             self.kubectl.run("apply", "--kustomize", folder)
         if not self.runner.dry:
             self.kubectl.note(f"applied the overlay {self.settings.kube_overlay} with the settings of .env ({folder})")
@@ -223,7 +242,12 @@ class Kubernetes:
         with locked(self.kubectl.note, dry=self.runner.dry):
             self.image.provide(self.kubectl)
             self.apply()
+            if self.others_broker and "rabbitmq" in services:
+                services = [one for one in services if one != "rabbitmq"]
+                self.kubectl.note("others run the broker, and restart it")
             wanted = [self.workload(service) for service in services]
+            if not wanted:
+                return
             self.kubectl.run("rollout", "restart", *wanted)
             if not self.runner.dry:
                 progress.until_ready(self.kubectl, self.settings.up_timeout, services)
@@ -258,7 +282,7 @@ class Kubernetes:
         if 0 < workers < len(there):
             self.mark(there, busy)
             if len(there) - workers > sum(f"celery@{name}" not in busy for name in there):
-                grace = worker_services(self.settings)[service].stop_grace
+                grace = worker_services(self.settings).get(service, self.settings.default_pool).stop_grace
                 self.kubectl.note(f"some end their tasks first, for {grace} s at most")
         self.kubectl.run("scale", f"deployment/{service}", f"--replicas={workers}")
         if not self.runner.dry:

@@ -25,7 +25,7 @@ KINDS = {
     "hpa": ("HorizontalPodAutoscaler", "/spec/minReplicas", "/spec/maxReplicas"),
 }
 
-# Seconds by which the last worker outlasts the longest task and its grace (components/keda/scaled-object.yaml).
+# Seconds by which the last worker outlasts the longest task and its grace (components/keda/scaler/scaled-object.yaml).
 MARGIN = 30
 
 # Where a ScaledObject does not say.
@@ -62,7 +62,8 @@ class Scalers:
 
     def components(self, folder: Path) -> list[str]:
         """What a pool of workers in ``folder`` needs for an autoscaler of its own."""
-        return [os.path.relpath(ROOT / "k8s" / "components" / self.component, folder)] if self.component else []
+        own = {"keda": "keda/scaler"}.get(self.component, self.component)
+        return [os.path.relpath(ROOT / "k8s" / "components" / own, folder)] if own else []
 
     def patches(self, pool: Pool) -> list[dict[str, Any]]:
         """What differs for ``pool`` from what the component says, as patches of its workers' kustomization."""

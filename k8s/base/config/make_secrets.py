@@ -1,7 +1,8 @@
 """Makes the Secret `warren` with all passwords and keys of this deployment, in one request.
 
-Run by the Job make-secrets with no other right than to create Secrets in its own namespace. Where the Secret exists, by an
-earlier apply or because somebody brought their own, nothing is changed. Needs Python alone, and openssl for a certificate.
+With the word `keda` it makes `warren-keda` instead, the login of KEDA at the broker (components/keda). Run by Jobs with no
+other right than to create Secrets in their own namespace. Where the Secret exists, by an earlier apply or because somebody
+brought their own, nothing is changed. Needs Python alone, and openssl for a certificate.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import urllib.request
 from pathlib import Path
 
 NAME = "warren"
+KEDA = "warren-keda"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 # As in deploy/secrets.py; the users of the broker come first.
@@ -90,7 +92,19 @@ def secret(namespace: str) -> dict[str, object]:
     }
 
 
-def create(namespace: str) -> str:
+def login() -> dict[str, object]:
+    """The Secret of KEDA. Its user is in deploy/rabbitmq/users.json."""
+    values = {"username": "keda", "password": password()}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/basic-auth",
+        "metadata": {"name": KEDA, "labels": {"app.kubernetes.io/part-of": "warren"}},
+        "stringData": values,
+    }
+
+
+def create(namespace: str, name: str) -> str:
     """Creates the Secret, unless it is there, and says which of the two.
 
     Raises:
@@ -99,7 +113,7 @@ def create(namespace: str) -> str:
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     request = urllib.request.Request(
         f"https://{f'[{host}]' if ':' in host else host}:{port}/api/v1/namespaces/{namespace}/secrets",
-        json.dumps(secret(namespace)).encode(),
+        json.dumps(login() if name == KEDA else secret(namespace)).encode(),
         {"Authorization": f"Bearer {(ACCOUNT / 'token').read_text()}", "Content-Type": "application/json"},
         method="POST",
     )
@@ -111,22 +125,23 @@ def create(namespace: str) -> str:
     except urllib.error.HTTPError as error:
         if error.code != 409:
             raise OSError(f"{error.code} {error.read().decode()}") from error
-        return f"the Secret {NAME} is there already; nothing is changed"
-    return f"made the Secret {NAME}"
+        return f"the Secret {name} is there already; nothing is changed"
+    return f"made the Secret {name}"
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
+    name = KEDA if arguments == ["keda"] else NAME
     until = time.monotonic() + PATIENCE
     while True:
         try:
-            print(create(os.environ["NAMESPACE"]))
+            print(create(os.environ["NAMESPACE"], name))
             return 0
         except OSError as error:
-            print(f"error: the Secret {NAME} can't be made: {error}", file=sys.stderr, flush=True)
+            print(f"error: the Secret {name} can't be made: {error}", file=sys.stderr, flush=True)
             if time.monotonic() > until:
                 return 1
         time.sleep(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
