@@ -97,6 +97,14 @@ class Transport(pyamqp.Transport):
 
 
 class SSLTransport(pyamqp.SSLTransport):
-    """Of ``amqps://``."""
+    """Of ``amqps://``. Where nobody says otherwise, the broker's certificate has to name the host of that address."""
 
     Connection = Connection
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        client: Any = self.client
+        if client.ssl is True:
+            # py-amqp would be content with anybody's certificate, as long as a known authority signed it; kombu puts the name
+            # in the place of None.
+            client.ssl = {"server_hostname": None}

@@ -27,14 +27,14 @@ def get(endpoints: Endpoints, secrets: Secrets, path: str, role: str = "ops", mi
     """
     login = base64.b64encode(f"{role}:{secrets[role]}".encode()).decode()
     connection = http.client.HTTPConnection(endpoints.host, endpoints.management, timeout=PATIENCE)
-    where = f"the broker's management API at {endpoints.host}:{endpoints.management}"
+    where = f"the broker's management API at {endpoints.broker_api}"
     try:
         connection.request("GET", f"/api/{path}", headers={"Authorization": f"Basic {login}"})
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise WarrenError(
-            f"{where} does not answer ({reason(error)}); `invoke status` shows what runs, `invoke up` starts it",
+            f"{where} does not answer ({reason(error)}); {endpoints.no_answer}",
             ExitCode.BROKER,
         ) from error
     finally:

@@ -28,7 +28,7 @@ REPLY_PATIENCE = 1.0
 @contextlib.contextmanager
 def connected(s: Session, role: str) -> Iterator[None]:
     """Turns what can go wrong with the broker into its line and exit code."""
-    where = f"the broker at {s.endpoints.host}:{s.endpoints.amqp}"
+    where = f"the broker at {s.endpoints.broker}"
     try:
         yield
     except (AccessRefused, NotAllowed) as error:
@@ -40,12 +40,12 @@ def connected(s: Session, role: str) -> Iterator[None]:
         raise WarrenError(f"{where} refuses this to user {role}: {reason(error)}", ExitCode.BROKER) from error
     except NotFound as error:
         raise WarrenError(
-            f"{where} lacks a queue or exchange ({reason(error)}); `invoke restart rabbitmq` loads the definitions again",
+            f"{where} lacks a queue or exchange ({reason(error)}); {s.endpoints.definitions_again}",
             ExitCode.BROKER,
         ) from error
     except (OperationalError, OSError) as error:
         raise WarrenError(
-            f"{where} does not answer ({reason(error)}); `invoke status` shows what runs, `invoke up` starts it",
+            f"{where} does not answer ({reason(error)}); {s.endpoints.no_answer}",
             ExitCode.BROKER,
         ) from error
 

@@ -22,7 +22,7 @@ def as_known(s: Session, error: Unavailable) -> WarrenError:
     if said.endswith(wrong := ": correct it in CELERY_BROKER_URL"):
         said = f"{said.removesuffix(wrong)} {s.endpoints.refused('ops', 'rabbitmq')}"
     if not error.lasting:
-        said += "; `invoke status` shows what runs, `invoke up` starts it"
+        said += f"; {s.endpoints.no_answer}"
     return WarrenError(said, ExitCode.BROKER)
 
 

@@ -69,6 +69,31 @@ class Endpoints:
         """Where a person finds the password ``name``, in words."""
         return f"in .warren/secrets/{name}"
 
+    @property
+    def broker(self) -> str:
+        """HOST:PORT at which the broker is, for what is told of it."""
+        return f"{self.host}:{self.amqp}"
+
+    @property
+    def broker_api(self) -> str:
+        """HOST:PORT of the broker's management API, likewise."""
+        return f"{self.host}:{self.management}"
+
+    @property
+    def broker_is_others(self) -> bool:
+        """Whether the broker is one that others run."""
+        return False
+
+    @property
+    def no_answer(self) -> str:
+        """What to do where the broker does not answer."""
+        return "`invoke status` shows what runs, `invoke up` starts it"
+
+    @property
+    def definitions_again(self) -> str:
+        """What to do where the broker lacks something that the definitions have."""
+        return "`invoke restart rabbitmq` loads the definitions again"
+
     def refused(self, name: str, service: str) -> str:
         """What to say and do where ``service`` takes the secret ``name`` for wrong, after "... refuses the password"."""
         return (

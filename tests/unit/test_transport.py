@@ -8,6 +8,7 @@ from typing import Any
 
 import amqp
 import kombu
+import kombu.pools
 import pytest
 from kombu.transport import pyamqp
 
@@ -115,6 +116,13 @@ def test_connections_use_it(scheme: str, expected: type) -> None:
     assert made.get_transport_cls() is expected
     assert made.clone().get_transport_cls() is expected
     assert isinstance(made.transport, kombu.transport.pyamqp.Transport)
+
+
+def test_whose_certificate_it_is_counts_unless_somebody_says_otherwise() -> None:
+    made = connection.Connection("amqps://broker.example//")
+    assert made.transport.client.ssl == {"server_hostname": None}
+    own = {"ca_certs": "ca.crt"}
+    assert connection.Connection("amqps://broker.example//", ssl=own).transport.client.ssl == own
 
 
 def test_those_of_a_pool_do_too() -> None:

@@ -21,6 +21,7 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.base import WHAT, Endpoints
 from deploy.platforms.kubernetes import passwords
 from deploy.platforms.kubernetes.kubectl import Kubectl, not_installed
+from deploy.platforms.kubernetes.relay import WHERE, Relay, relay
 from deploy.secrets import Secrets
 
 __all__ = ["Forwarded"]
@@ -80,11 +81,66 @@ class Forwarded(Endpoints):
             self.begun[service] = Forward(self.kubectl, service, PORTS[service])
         return self.begun[service].ports(code)
 
+    @cached_property
+    def relay(self) -> Relay | None:
+        """The way to a broker that others run; None where it is ours, or nothing runs that knows it."""
+        return relay(self.kubectl)
+
+    def of_broker(self, number: int, what: str = "") -> int:
+        """A port of this host that leads to the broker's port ``number``; of one that others run, to what it is for.
+
+        Raises:
+            WarrenError: it can't be reached.
+        """
+        found: Relay | None = self.__dict__.get("relay")
+        if found is None:
+            try:
+                return self.opened("rabbitmq", ExitCode.BROKER)[number]
+            except WarrenError:
+                found = self.relay
+                if found is None:
+                    raise
+        if not what:
+            raise WarrenError(
+                f"{self.place}: others run the broker, and its port {number} is not known here", ExitCode.BROKER
+            )
+        return found.port(what)
+
+    @property
+    def broker(self) -> str:
+        port = self.amqp
+        found: Relay | None = self.__dict__.get("relay")
+        return found.address("amqp") if found else f"{self.host}:{port}"
+
+    @property
+    def broker_api(self) -> str:
+        port = self.management
+        found: Relay | None = self.__dict__.get("relay")
+        return found.address("api") if found else f"{self.host}:{port}"
+
+    @property
+    def broker_is_others(self) -> bool:
+        return self.relay is not None
+
+    @property
+    def no_answer(self) -> str:
+        return f"whoever runs it knows more ({WHERE})" if self.broker_is_others else super().no_answer
+
+    @property
+    def definitions_again(self) -> str:
+        return (
+            f"import there what `invoke definitions` prints ({WHERE})"
+            if self.broker_is_others
+            else super().definitions_again
+        )
+
     def password(self, name: str) -> str:
         template = f'go-template={{{{index .data "{name}" | base64decode}}}}'
         return f"by {shlex.join(self.kubectl.command('get', 'secret', passwords.NAME, '-o', template))}"
 
     def refused(self, name: str, service: str) -> str:
+        if service == "rabbitmq" and self.broker_is_others:
+            return f"in the Secret {passwords.NAME} of {self.kubectl.place} (key {name}); {self.definitions_again}"
         return (
             f"in the Secret {passwords.NAME} of {self.kubectl.place} (key {name}); was it changed? "
             f"`invoke restart {service}` gives the {WHAT.get(service, service)} what is there now"
@@ -92,15 +148,15 @@ class Forwarded(Endpoints):
 
     @property
     def amqp(self) -> int:
-        return self.opened("rabbitmq", ExitCode.BROKER)[5672]
+        return self.of_broker(5672, "amqp")
 
     @property
     def management(self) -> int:
-        return self.opened("rabbitmq", ExitCode.BROKER)[15672]
+        return self.of_broker(15672, "api")
 
     @property
     def prometheus(self) -> int:
-        return self.opened("rabbitmq", ExitCode.BROKER)[15692]
+        return self.of_broker(15692)
 
     @property
     def monitor(self) -> int:
