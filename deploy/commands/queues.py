@@ -14,6 +14,7 @@ from app.monitor.history.clock import read_time, rfc3339
 from deploy import management, monitor_api
 from deploy.commands import looks
 from deploy.commands.log import as_known
+from deploy.commands.overlays import has_queue
 from deploy.commands.stack import NUMBERS, cells, confirm, pool_named, queue_row, shown
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
@@ -140,7 +141,7 @@ def tasks_in_words(count: int) -> str:
 
 
 def require_task_queue(s: Session, queue: str) -> None:
-    if queue in s.settings.every_queue:
+    if has_queue(s, queue):
         return
     why = {
         "dead_letters": "; for dead_letters there is `invoke dead-letters`",

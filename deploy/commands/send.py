@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app import sending
 from deploy.commands.control import ask, connected, nodes, refuse_under_alarm
+from deploy.commands.overlays import has_queue
 from deploy.errors import ExitCode, WarrenError, reason
 from deploy.output import note, print_json, say
 from deploy.session import Session
@@ -126,7 +127,7 @@ def call(
     named = as_json_object(kwargs) if kwargs else {}
     delay = seconds(countdown, "--countdown") if countdown else 0
     patience = seconds(timeout, "--timeout")
-    if queue and queue not in s.settings.every_queue:
+    if queue and not has_queue(s, queue):
         raise WarrenError(
             f"there is no queue {queue!r}; the queues are {', '.join(s.settings.every_queue)} "
             f"({', '.join(s.settings.queue_variables)})",

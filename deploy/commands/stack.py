@@ -15,11 +15,12 @@ from msgspec.structs import replace
 
 from app.environment import as_text
 from app.pools import DEFAULT, Pool
+from deploy.commands.overlays import has_service
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
 from deploy.platforms.base import Autoscaler, Endpoints
 from deploy.run import INTERRUPTED
-from deploy.services import EDGE, FLOWER_LOGIN, MONITOR_LOGINS, is_worker, of_pool
+from deploy.services import EDGE, FLOWER_LOGIN, MONITOR_LOGINS, is_worker, of_pool, worker_services
 from deploy.services import services as all_services
 from deploy.session import Session
 
@@ -192,7 +193,7 @@ def checked(s: Session, services: list[str]) -> list[str]:
     if EDGE in services and EDGE not in known:
         raise WarrenError("the edge is off; `invoke up --edge` turns it on", ExitCode.UNKNOWN)
     for service in services:
-        if service not in known:
+        if service not in known and not has_service(s, service):
             raise WarrenError(f"there is no service {service!r}; choose from {', '.join(known)}", ExitCode.UNKNOWN)
     return services or list(known)
 
@@ -216,7 +217,9 @@ def status(s: Session, as_json: bool) -> None:
     instances = s.platform.status()
     queues: list[dict[str, Any]] = []
     trouble = ""
-    if any(one.service == "rabbitmq" and one.ready for one in instances):
+    if any(one.service == "rabbitmq" and one.ready for one in instances) or (
+        instances and s.endpoints.broker_is_others
+    ):
         try:
             queues = [queue_row(queue) for queue in management.queues(s.endpoints, s.secrets) if shown(queue)]
             trouble = "; ".join(line.removeprefix("error: ") for line in alarm_lines(s))
@@ -322,7 +325,9 @@ def shell(s: Session) -> None:
 
 
 def scale_workers(s: Session, workers: int, pool: str = DEFAULT, most: int | None = None) -> None:
-    service = of_pool(pool_named(s, pool))
+    service = of_pool(pool)
+    if service not in worker_services(s.settings) and not has_service(s, service):
+        pool_named(s, pool)
     if most is not None and most < workers:
         raise WarrenError(f"--max {most} is less than {workers} workers; name as many at least", ExitCode.USAGE)
     for line in alarm_lines(s):

@@ -1,0 +1,37 @@
+"""What an overlay has beside the settings: pools by the component worker-pool, which the cluster alone knows."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from deploy import management
+from deploy.definitions import TASKS
+from deploy.services import is_worker
+from deploy.session import Session
+
+__all__ = ["has_queue", "has_service"]
+
+
+def has_queue(s: Session, name: str) -> bool:
+    """Whether there is a queue ``name`` of tasks: the settings say so, or else the broker. They do for the rest of the command.
+
+    Raises:
+        WarrenError: the broker can't be asked.
+    """
+    if name in s.settings.every_queue:
+        return True
+    if s.platform.name != "kubernetes" or name not in management.bound(s.endpoints, s.secrets, TASKS):
+        return False
+    s.settings = replace(s.settings, queues=(*s.settings.queues, name))
+    return True
+
+
+def has_service(s: Session, name: str) -> bool:
+    """Whether the cluster has workers of the service ``name``, which the settings don't."""
+    from deploy.platforms.kubernetes import Kubernetes
+
+    return (
+        is_worker(name)
+        and isinstance(s.platform, Kubernetes)
+        and s.platform.kubectl.get("deployment", name) is not None
+    )
