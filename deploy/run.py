@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,9 @@ __all__ = ["INTERRUPTED", "Runner"]
 
 # How a program ends that Ctrl-C ended: by the signal itself, or with a shell's code for it.
 INTERRUPTED = {-signal.SIGINT, 128 + signal.SIGINT}
+
+# A message of kubectl's: of its own, or of the API server, about one of several objects perhaps.
+KUBECTLS = re.compile(r"^(?:error|Error|Unable)\b|: error when |\bis invalid: |\bis forbidden: ")
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,9 @@ def surroundings(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def failed(arguments: Sequence[str], done: subprocess.CompletedProcess[str]) -> WarrenError:
-    last = [line.strip() for line in (done.stderr or "").splitlines() if line.strip()][-1:]
-    said = f": {last[0]}" if last else ""
+    lines = [line.strip() for line in (done.stderr or "").splitlines() if line.strip()]
+    if arguments[0] == "kubectl":
+        # Behind its message it may show what would have changed.
+        lines = [line for line in lines if KUBECTLS.search(line)] or lines
+    said = f": {lines[-1]}" if lines else ""
     return WarrenError(f"`{shlex.join(arguments)}` ended with exit code {done.returncode}{said}", ExitCode.FAILED)

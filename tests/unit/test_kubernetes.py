@@ -448,6 +448,50 @@ def test_a_cluster_that_can_not_be_used(home: Path, raised: WarrenError, said: s
     assert caught.value.code is ExitCode.PLATFORM
 
 
+@pytest.mark.parametrize(
+    ("said", "told", "code"),
+    [
+        (
+            'error when patching "x": StatefulSet.apps "rabbitmq" is invalid: spec: Forbidden: updates to statefulset spec for '
+            "fields other than 'replicas' are forbidden",
+            "the cluster does not take it: error when patching",
+            ExitCode.FAILED,
+        ),
+        (
+            'persistentvolumeclaims "monitor" is forbidden: only dynamically provisioned pvc can be resized',
+            'the cluster does not take it: persistentvolumeclaims "monitor" is forbidden: only',
+            ExitCode.FAILED,
+        ),
+        (
+            'deployments.apps "worker" is forbidden: User "jo" cannot patch resource "deployments"',
+            'the cluster forbids it: deployments.apps "worker" is forbidden: User "jo" cannot',
+            ExitCode.PLATFORM,
+        ),
+        (
+            'Internal error occurred: failed calling webhook "validate.example.test": failed to call webhook: Post '
+            '"https://admission": dial tcp 10.96.0.7:443: connect: connection refused',
+            "the cluster's webhook validate.example.test, which has a say in this, does not answer; do its pods run?",
+            ExitCode.PLATFORM,
+        ),
+        (
+            "Error from server: error dialing backend: dial tcp 172.18.0.3:10250: i/o timeout",
+            "the cluster can't reach the pod's node; `kubectl get nodes` shows them",
+            ExitCode.PLATFORM,
+        ),
+    ],
+)
+def test_what_a_cluster_answers_is_not_taken_for_its_silence_or_for_a_right_that_lacks(
+    home: Path, said: str, told: str, code: ExitCode
+) -> None:
+    platform, _ = made(
+        {f"{KUBECTL} apply": WarrenError(f"`kubectl apply` ended with exit code 1: {said}", ExitCode.FAILED)}
+    )
+    with pytest.raises(WarrenError) as caught:
+        platform.apply()
+    assert str(caught.value).startswith(f"dev/warren: {told}")
+    assert caught.value.code is code
+
+
 def test_what_takes_too_long_is_not_a_cluster_that_is_silent(home: Path) -> None:
     expired = WarrenError(
         "`kubectl delete --timeout=450s` ended with exit code 1: error: timed out waiting for the condition on pods/worker-a",

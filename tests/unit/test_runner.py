@@ -78,6 +78,22 @@ def test_a_failure_is_one_line_with_the_last_that_was_said(
     assert caught.value.code is ExitCode.FAILED
 
 
+def test_of_kubectl_the_message_is_told_and_not_the_difference_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "kubectl"
+    message = (
+        'for: "x": error when patching "x": PersistentVolumeClaim "monitor" is invalid: spec: Forbidden: immutable'
+    )
+    said = f"Error from server (Invalid): error when applying patch:\n{message}\n@@ -6,7 +6,7 @@\n   Requests,\n"
+    program.write_text(f"#!/bin/sh\ncat >&2 <<'end'\n{said}end\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(WarrenError) as caught:
+        Runner().run(["kubectl", "apply"], quiet=True)
+    assert str(caught.value) == f"`kubectl apply` ended with exit code 1: {message}"
+
+
 def test_what_was_shown_already_is_not_said_again(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(WarrenError) as caught:
         Runner().run(says(3, "why"))

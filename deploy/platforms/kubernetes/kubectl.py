@@ -100,19 +100,36 @@ def explained(error: WarrenError, place: str) -> WarrenError:
     said = text.partition("ended with exit code ")[2].partition(": ")[2] or text
     if error.code is ExitCode.PLATFORM:
         return not_installed() if "is not installed" in text else error
+    told, code = answered(said) or silent(said, error.code) or (text, error.code)
+    return WarrenError(f"{place}: {told}", code)
+
+
+def answered(said: str) -> tuple[str, ExitCode] | None:
+    """What is told where the API server did answer, in words that elsewhere mean that it does not, or that a right lacks."""
+    if webhook := re.search(r"failed calling webhook \"?([^\"\s:]+)", said):
+        who = f"the cluster's webhook {webhook[1]}, which has a say in this, does not answer"
+        return f"{who}; do its pods run? ({said})", ExitCode.PLATFORM
+    if "error dialing backend" in said:
+        return f"the cluster can't reach the pod's node; `kubectl get nodes` shows them ({said})", ExitCode.PLATFORM
+    # What can't be changed is forbidden too, and what breaks a rule of the namespace. Where a right lacks, the user is named.
+    if re.search(r"\bis invalid:|\bforbidden:(?! [Uu]ser )", said):
+        return f"the cluster does not take it: {said}", ExitCode.FAILED
     if "timed out waiting for the condition" in said:
         # Of --timeout, which is ours: what is waited for takes long, and the cluster says so.
-        return WarrenError(f"{place}: {said}; `invoke status` shows what is left", ExitCode.TIMEOUT)
-    if error.code is ExitCode.TIMEOUT or re.search(
+        return f"{said}; `invoke status` shows what is left", ExitCode.TIMEOUT
+    return None
+
+
+def silent(said: str, code: ExitCode) -> tuple[str, ExitCode] | None:
+    """What is told where the cluster does not answer, or won't answer this user."""
+    if code is ExitCode.TIMEOUT or re.search(
         r"connection to the server|Unable to connect|connection refused|no such host|timed? ?out|deadline exceeded",
         said,
     ):
-        return WarrenError(
-            f"{place}: the cluster does not answer; is it up, and is this the right context? (kubectl config get-contexts)",
-            ExitCode.PLATFORM,
-        )
+        where = "is it up, and is this the right context? (kubectl config get-contexts)"
+        return f"the cluster does not answer; {where}", ExitCode.PLATFORM
     if re.search(r"\(Forbidden\)|\bforbidden\b", said):
-        return WarrenError(f"{place}: the cluster forbids it: {said}", ExitCode.PLATFORM)
+        return f"the cluster forbids it: {said}", ExitCode.PLATFORM
     if re.search(r"Unauthorized|must be logged in", said):
-        return WarrenError(f"{place}: the cluster refuses the login of this context; log in again", ExitCode.PLATFORM)
-    return WarrenError(f"{place}: {text}", error.code)
+        return "the cluster refuses the login of this context; log in again", ExitCode.PLATFORM
+    return None
