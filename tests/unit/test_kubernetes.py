@@ -140,6 +140,23 @@ def test_up_ends_pools_that_the_settings_have_no_more(home: Path, capsys: pytest
     assert "worker-old ends: no such pool is in WARREN_POOLS" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("state", "secret", "again"),
+    [("Complete", "", True), ("Failed", "", True), ("", "", False), ("Complete", '{"data": {}}', False)],
+)
+def test_passwords_that_are_gone_are_made_again(home: Path, state: str, secret: str, again: bool) -> None:
+    """The Job that made them once stays, and is in the way."""
+    job = {"metadata": {"name": "make-secrets"}, "status": {}}
+    if state:
+        job["status"] = {"conditions": [{"type": state, "status": "True"}]}
+    answers = {f"{READ} get jobs": items(job), f"{READ} get secret warren --": secret}
+    platform, runner = made(answers)
+    platform.apply()
+    deleted = [f"{KUBECTL} delete job/make-secrets"] if again else []
+    assert [line for line in runner.ran if " delete " in line] == deleted
+    assert " apply " in runner.ran[-1]
+
+
 def test_a_dry_up_changes_nothing(home: Path) -> None:
     platform, runner = made(dry=True)
     platform.up(3)

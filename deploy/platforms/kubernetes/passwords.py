@@ -9,10 +9,27 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.kubernetes.kubectl import Kubectl
 from deploy.secrets import Secrets
 
-__all__ = ["NAME", "load", "of_keda"]
+__all__ = ["NAME", "let_be_made", "load", "of_keda"]
 
 NAME = "warren"
 OF_KEDA = "warren-keda"
+# The Jobs that make them, each once.
+MAKERS = {"make-secrets": NAME, "make-keda-login": OF_KEDA}
+
+
+def let_be_made(kubectl: Kubectl) -> None:
+    """Deletes a Job that is over where its Secret is not there: an apply leaves it as it is, and pods would wait for ever.
+
+    Raises:
+        WarrenError: this user may not read Jobs or Secrets.
+    """
+    for job in kubectl.list("jobs"):
+        states = job.get("status", {}).get("conditions", [])
+        over = any(one["type"] in {"Complete", "Failed"} and one["status"] == "True" for one in states)
+        name = job["metadata"]["name"]
+        if over and name in MAKERS and kubectl.get("secret", MAKERS[name]) is None:
+            kubectl.note(f"the Secret {MAKERS[name]} is not there: it is made anew, with other passwords")
+            kubectl.run("delete", f"job/{name}")
 
 
 def load(kubectl: Kubectl) -> Secrets:

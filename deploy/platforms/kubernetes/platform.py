@@ -12,7 +12,7 @@ from app.pools import DEFAULT
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.platforms.base import Endpoints, Instance
-from deploy.platforms.kubernetes import broker, context, overlay, pods, progress
+from deploy.platforms.kubernetes import broker, context, overlay, passwords, pods, progress
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers
 from deploy.platforms.kubernetes.forward import Forwarded
 from deploy.platforms.kubernetes.image import ClusterImage
@@ -169,6 +169,7 @@ class Kubernetes:
         folder = self.overlay()
         if not self.runner.dry:
             context.remember(self.kubectl.context)
+        passwords.let_be_made(self.kubectl)
         try:
             self.kubectl.run("apply", "--kustomize", folder)
         except WarrenError as error:
