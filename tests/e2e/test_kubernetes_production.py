@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from deploy.paths import ROOT
-from tests.support.cluster import Cluster, named
+from tests.support.cluster import Cluster, named, three_nodes
 from tests.support.eventually import eventually
 from tests.support.ledger import LONG, Ledger
 from tests.support.rollout import watched
@@ -50,37 +50,18 @@ REACHES = {
 }
 
 
-def usable(cluster: Cluster) -> list[str]:
-    """The nodes that are ready and take any pod."""
-    return sorted(
-        one["metadata"]["name"]
-        for one in cluster.items("nodes")
-        if any(state["type"] == "Ready" and state["status"] == "True" for state in one["status"]["conditions"])
-        and not any(taint["effect"] != "PreferNoSchedule" for taint in one["spec"].get("taints", []))
-    )
-
-
 class Production(Ledger):
     """The overlay with the ledger and the producer on the node that nothing happens to."""
 
     def __init__(self, cluster: Cluster, folder: Path, image: str) -> None:
         super().__init__(cluster, folder, BASE, image)
-        self.nodes = usable(cluster)
+        self.nodes = three_nodes(cluster)
         here = {"kubernetes.io/hostname": self.nodes[0]}
         self.pinned = [{"op": "add", "path": "/spec/template/spec/nodeSelector", "value": here}]
 
     def bring_up(self) -> None:
         target = {"kind": "Deployment", "name": "ledger|producer"}
         self.apply(patches=[{"target": target, "patch": json.dumps(self.pinned)}])
-
-    def copies(self) -> dict[str, list[str]]:
-        """The broker nodes that have each durable queue, and are up."""
-        listed = self.queues("type", "name", "online")
-        return {one["name"]: one["online"] for one in listed if one["type"] in ("quorum", "stream")}
-
-    def whole(self) -> bool:
-        """Whether all pods are ready, and all three broker nodes have every queue."""
-        return self.ready() and all(len(online) == 3 for online in self.copies().values())
 
     def homes(self) -> list[str]:
         """The nodes of brokers that something may happen to: not the one of ledger and producer."""
@@ -95,17 +76,11 @@ class Production(Ledger):
             json.loads(self.exec(asking, *["celery", "-A", "app", "inspect", "ping", "--timeout", "5", "--json"]))
         )
 
-    def await_whole(self) -> None:
-        self.awaited(self.whole)
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     found = named(f"e2e-{uuid.uuid4().hex[:8]}")
-    if len(nodes := usable(found)) < 3:
-        pytest.skip(
-            f"the cluster has {len(nodes)} nodes that take pods; three are needed (kind: three workers in its config)"
-        )
+    nodes = three_nodes(found)
     yield found
     for node in nodes:
         found.kubectl("uncordon", node, check=False)
@@ -219,10 +194,4 @@ def test_a_nodes_power_is_cut_and_comes_back(stack: Production) -> None:
 
 
 def test_each_task_was_done_and_none_is_left(stack: Production) -> None:
-    assert len(set(stack.entries("done"))) == stack.sent
-
-    def left() -> bool:
-        return not any(one["messages"] for one in stack.queues("name", "type", "messages") if one["type"] == "quorum")
-
-    # Each task was acknowledged, and none was put aside.
-    eventually(left, LONG, "no message is left in any queue")
+    stack.each_done()

@@ -13,7 +13,7 @@ import pytest
 
 from deploy.paths import ROOT
 
-__all__ = ["Cluster", "named"]
+__all__ = ["Cluster", "named", "three_nodes"]
 
 # Seconds. Copying images to three nodes of a busy host takes most of it.
 PATIENCE = 280
@@ -69,3 +69,18 @@ def named(namespace: str) -> Cluster:
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed; see kubernetes.io/docs/tasks/tools")
     return Cluster(context, namespace)
+
+
+def three_nodes(cluster: Cluster) -> list[str]:
+    """The nodes that are ready and take any pod; the test is skipped where they are fewer."""
+    found = sorted(
+        one["metadata"]["name"]
+        for one in cluster.items("nodes")
+        if any(state["type"] == "Ready" and state["status"] == "True" for state in one["status"]["conditions"])
+        and not any(taint["effect"] != "PreferNoSchedule" for taint in one["spec"].get("taints", []))
+    )
+    if len(found) < 3:
+        pytest.skip(
+            f"the cluster has {len(found)} nodes that take pods; three are needed (kind: three workers in its config)"
+        )
+    return found

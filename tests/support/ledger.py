@@ -30,6 +30,9 @@ TASK = 0.3
 class Ledger:
     """``base``, an overlay with the component LEDGER or without, in the namespace of ``cluster``."""
 
+    broker = "rabbitmq-0"
+    """The pod that is asked what the broker has."""
+
     def __init__(self, cluster: Cluster, folder: Path, base: Path, image: str) -> None:
         self.cluster = cluster
         self.folder = folder
@@ -98,7 +101,8 @@ class Ledger:
     def ready(self) -> bool:
         """Whether each workload has the pods that it is to have, all of them ready, and none is about to go."""
         wanted = {
-            one["metadata"]["name"]: one["spec"]["replicas"] for one in self.cluster.items("deployments,statefulsets")
+            one["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"]: one["spec"]["replicas"]
+            for one in self.cluster.items("deployments,statefulsets")
         }
         found = dict.fromkeys(wanted, 0)
         for pod in self.cluster.items("pods"):
@@ -120,8 +124,31 @@ class Ledger:
     def queues(self, *columns: str) -> list[dict[str, Any]]:
         """What the broker says of all queues."""
         listed = self.exec(
-            "rabbitmq-0", *("rabbitmqctl", "--silent", "--formatter", "json", "list_queues", "--vhost", "warren"),
+            self.broker, *("rabbitmqctl", "--silent", "--formatter", "json", "list_queues", "--vhost", "warren"),
             *columns, "--timeout", "20",
         )  # fmt: skip
         found: list[dict[str, Any]] = json.loads(listed)
         return found
+
+    def copies(self) -> dict[str, list[str]]:
+        """The broker nodes that have each durable queue, and are up."""
+        listed = self.queues("type", "name", "online")
+        return {one["name"]: one["online"] for one in listed if one["type"] in ("quorum", "stream")}
+
+    def whole(self) -> bool:
+        """Whether all pods are ready, and all three broker nodes have every queue."""
+        return self.ready() and all(len(online) == 3 for online in self.copies().values())
+
+    def await_whole(self) -> None:
+        self.awaited(self.whole)
+
+    def each_done(self) -> None:
+        """Waits until no message is left in any queue: each task was acknowledged, and none was put aside."""
+        assert len(set(self.entries("done"))) == self.sent
+
+        def left() -> bool:
+            return not any(
+                one["messages"] for one in self.queues("name", "type", "messages") if one["type"] == "quorum"
+            )
+
+        eventually(left, LONG, "no message is left in any queue")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -383,6 +385,20 @@ def test_up_says_what_a_broker_of_others_needs_and_what_is_left_of_ours(
     platform.up(None)
     told = capsys.readouterr().err
     assert "definitions" not in told and "our own broker" not in told
+
+
+def test_a_restart_that_waited_for_down_brings_nothing_up_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    platform, runner = made()
+
+    @contextmanager
+    def waited(*_: Any, **__: Any) -> Iterator[None]:
+        runner.answers[f"{READ} get pods"] = items()
+        yield
+
+    monkeypatch.setattr("deploy.platforms.kubernetes.platform.locked", waited)
+    with pytest.raises(WarrenError, match="nothing runs"):
+        platform.restart(["rabbitmq"])
+    assert runner.ran == []
 
 
 def test_status_tells_of_services_in_their_order(home: Path) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy.errors import ExitCode, WarrenError
+from deploy.platforms.kubernetes import operated, progress
 from tests.unit.test_kubernetes import KUBECTL, READ, STACK, at_once, items, made, pod, workload
 
 __all__ = ["at_once"]  # for every test here, too
 
 THERE = "'app.kubernetes.io/part-of in (warren,rabbitmq)'"
+ITS = "app.kubernetes.io/name=rabbitmq,app.kubernetes.io/part-of=rabbitmq"
+BROKERS = "rabbitmqclusters.rabbitmq.com"
 
 
 def by_operator(found: dict[str, Any], name: str = "rabbitmq") -> dict[str, Any]:
@@ -48,16 +55,68 @@ def test_it_is_waited_for_restarted_and_reached_under_its_own_name(
     assert runner.attached == [f"{KUBECTL} exec --stdin rabbitmq-server-0 --container rabbitmq -- rabbitmqctl status"]
 
 
+def cluster(generation: int = 2, observed: int = 2, **condition: str) -> str:
+    """A RabbitmqCluster of which the operator has seen the generation ``observed``."""
+    status = {
+        "observedGeneration": observed,
+        "conditions": [{"type": "ReconcileSuccess", "status": "True", **condition}],
+    }
+    return json.dumps({"metadata": {"name": "rabbitmq", "generation": generation}, "status": status})
+
+
 def test_down_keeps_its_data_unless_they_may_go(home: Path) -> None:
-    broker = "rabbitmqclusters.rabbitmq.com/rabbitmq"
-    its = "app.kubernetes.io/name=rabbitmq,app.kubernetes.io/part-of=rabbitmq"
-    platform, runner = made(ANSWERS)
+    """Also where the operator has no StatefulSet of it, yet or any more."""
+    answers = {
+        **ANSWERS,
+        f"{READ} get statefulsets --selector {THERE}": items(),
+        f"{READ} get rabbitmqclusters.rabbitmq.com rabbitmq": cluster(),
+        f"{READ} get pods --selector {ITS}": items(pod("rabbitmq-server-0", "rabbitmq")),
+    }
+    platform, runner = made(answers)
     platform.down(volumes=False)
-    assert runner.ran[-2:] == [
-        f"""{KUBECTL} patch {broker} --type merge --patch '{{"spec": {{"replicas": 0}}}}'""",
-        f"{KUBECTL} wait pods --selector {its} --for=delete --timeout=660s",
+    stopped = [
+        f"{KUBECTL} label pods rabbitmq-server-0 --overwrite skipPreStopChecks=true",
+        f"{KUBECTL} exec rabbitmq-server-0 --container rabbitmq -- bash -c {shlex.quote(operated.SEEN)}",
+        f"""{KUBECTL} patch {BROKERS}/rabbitmq --type merge --patch '{{"spec": {{"replicas": 0}}}}'""",
+        f"{KUBECTL} wait pods --selector {ITS} --for=delete --timeout=660s",
     ]
-    platform, runner = made(ANSWERS)
+    assert runner.ran[-4:] == stopped
+    platform, runner = made(answers)
     platform.down(volumes=True)
-    assert runner.ran[-2] == f"{KUBECTL} delete {broker} --timeout=660s"
+    assert runner.ran[-6:-2] == stopped
+    assert runner.ran[-2] == f"{KUBECTL} delete {BROKERS}/rabbitmq --cascade=foreground --timeout=660s"
     assert "persistentvolumeclaims" in runner.ran[-1]
+
+
+def test_where_the_cluster_knows_no_operator_there_is_none_of_it(home: Path) -> None:
+    unknown = WarrenError(
+        "`kubectl get` ended with exit code 1: error: the server doesn't have a resource type", ExitCode.FAILED
+    )
+    platform, _ = made({f"{READ} get rabbitmqclusters.rabbitmq.com rabbitmq": unknown})
+    assert operated.ours(platform.kubectl) is None
+
+
+def test_what_the_operator_has_not_made_yet_is_waited_for(home: Path) -> None:
+    """Until then what is settled is its broker of before."""
+    asked = f"{READ} get rabbitmqclusters.rabbitmq.com rabbitmq"
+    platform, runner = made({**ANSWERS, asked: [cluster(3, 2), cluster(3, 3)]})
+    progress.until_ready(platform.kubectl, 60)
+    assert sum(line.startswith(asked) for line in runner.read_) == 2
+    refused = cluster(3, 2, status="False", message="invalid override")
+    platform, _ = made({**ANSWERS, asked: refused})
+    with pytest.raises(WarrenError, match=r"RabbitMQ's operator says of the broker: invalid override"):
+        progress.until_ready(platform.kubectl, 0)
+
+
+def test_nodes_that_are_replaced_one_after_another_get_the_time_limit_each(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = itertools.count(step=8)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    turns = []
+    for new in range(4):
+        broker = workload("rabbitmq", 3 if new == 3 else 2, 3)
+        broker["status"] |= {"updatedReplicas": new, "updateRevision": "b", "currentRevision": "a"}
+        turns.append(items(broker))
+    platform, _ = made({f"{READ} get deployments,statefulsets": turns})
+    progress.until_ready(platform.kubectl, 20)

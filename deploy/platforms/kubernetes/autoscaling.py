@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.kubernetes import progress
-from deploy.platforms.kubernetes.kubectl import PART, Kubectl
+from deploy.platforms.kubernetes.kubectl import PART, Kubectl, unknown
 from deploy.services import nothing_runs
 
 __all__ = ["KEPT", "Autoscaler", "autoscalers"]
@@ -125,6 +124,6 @@ def listed(kubectl: Kubectl, kind: str) -> list[dict[str, Any]]:
     try:
         return kubectl.list(kind, PART)
     except WarrenError as error:
-        if re.search(r"doesn't have a resource type|could not find the requested resource|forbid", str(error)):
+        if unknown(error):
             return []
         raise

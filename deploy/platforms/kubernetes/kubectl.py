@@ -11,7 +11,7 @@ from deploy.output import note
 from deploy.platforms.kubernetes.context import Context
 from deploy.run import Runner
 
-__all__ = ["PART", "THERE", "Kubectl", "explained", "not_installed"]
+__all__ = ["PART", "THERE", "Kubectl", "explained", "not_installed", "unknown"]
 
 # The label of all that belongs to the stack.
 PART = "app.kubernetes.io/part-of=warren"
@@ -85,6 +85,11 @@ def someone_elses(found: dict[str, Any]) -> bool:
     """Whether it is of another broker of the operator, in the same namespace."""
     labels: dict[str, str] = found["metadata"].get("labels", {})
     return labels.get("app.kubernetes.io/part-of") == "rabbitmq" and labels.get("app.kubernetes.io/name") != "rabbitmq"
+
+
+def unknown(error: WarrenError) -> bool:
+    """Whether the cluster does not know the kind that was asked for, or this user may not look at it."""
+    return bool(re.search(r"doesn't have a resource type|could not find the requested resource|forbid", str(error)))
 
 
 def not_installed() -> WarrenError:

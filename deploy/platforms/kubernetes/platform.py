@@ -12,7 +12,7 @@ from app.pools import DEFAULT
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.platforms.base import Endpoints, Instance
-from deploy.platforms.kubernetes import broker, context, overlay, passwords, pods, progress
+from deploy.platforms.kubernetes import broker, context, operated, overlay, passwords, pods, progress
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers
 from deploy.platforms.kubernetes.forward import Forwarded
 from deploy.platforms.kubernetes.image import ClusterImage
@@ -33,12 +33,8 @@ WORKERS = f"{PART},app.kubernetes.io/component=worker"
 # Which of the pods a smaller number of workers takes first: those of the lowest cost.
 COST = "controller.kubernetes.io/pod-deletion-cost"
 
-# What runs the broker: the component rabbitmq-operator has it under another name.
-OWN_BROKER = "statefulset/rabbitmq"
-OPERATORS_BROKER = "statefulset/rabbitmq-server"
-OPERATED = "rabbitmqclusters.rabbitmq.com/rabbitmq"
-
-# Seconds that its nodes may take to stop: each first sees that the others can do without it, for ten minutes at most.
+# Seconds that broker nodes of RabbitMQ's operator may take to stop, if they see each that the others can do without it: ten
+# minutes at most.
 BROKER_PATIENCE = 660
 
 # Seconds that the rest of `down` may take after the workers are gone.
@@ -208,23 +204,12 @@ class Kubernetes:
             broker.annotate(self.kubectl)
         self.stop_at_once()
         self.delete("deployments,statefulsets", PART, DOWN_PATIENCE)
-        self.stop_operators_broker(volumes)
+        operated.stop(self.kubectl, volumes, BROKER_PATIENCE)
         if volumes:
             names = [one["metadata"]["name"] for one in broker.claims(self.kubectl)]
             self.kubectl.run("delete", "persistentvolumeclaims", "--selector", PART)
             if names:
                 self.kubectl.run("delete", "persistentvolumeclaims", "--ignore-not-found", *names)
-
-    def stop_operators_broker(self, volumes: bool) -> None:
-        """Deleted, a broker of RabbitMQ's cluster operator takes its data along; without nodes it keeps them."""
-        if self.workload("rabbitmq") == OWN_BROKER:
-            return
-        if volumes:
-            self.kubectl.run("delete", OPERATED, f"--timeout={BROKER_PATIENCE}s")
-        else:
-            self.kubectl.run("patch", OPERATED, "--type", "merge", "--patch", '{"spec": {"replicas": 0}}')
-            there = f"{pods.SERVICE}=rabbitmq,app.kubernetes.io/part-of=rabbitmq"
-            self.kubectl.run("wait", "pods", "--selector", there, "--for=delete", f"--timeout={BROKER_PATIENCE}s")
 
     def delete(self, kinds: str, selector: str, timeout: int) -> None:
         """Deletes workloads and waits until their pods are gone."""
@@ -238,9 +223,10 @@ class Kubernetes:
                 self.kubectl.run("exec", name, "--container", "rabbitmq", "--", "touch", "/tmp/stop-now")  # noqa: S108
 
     def restart(self, services: Sequence[str]) -> None:
-        if not self.status():
-            raise nothing_runs(self.kubectl.place)
         with locked(self.kubectl.note, dry=self.runner.dry):
+            # Not before: a `down` that was waited for would be undone, by what is applied here.
+            if not self.status():
+                raise nothing_runs(self.kubectl.place)
             self.image.provide(self.kubectl)
             self.apply()
             if self.others_broker and "rabbitmq" in services:
@@ -258,7 +244,7 @@ class Kubernetes:
         if service != "rabbitmq":
             return f"deployment/{service}"
         found = [one["metadata"]["name"] for one in self.kubectl.stack("statefulsets")]
-        return OPERATORS_BROKER if OPERATORS_BROKER.partition("/")[2] in found else OWN_BROKER
+        return f"statefulset/{operated.STATEFULSET if operated.STATEFULSET in found else service}"
 
     def status(self) -> list[Instance]:
         found = [pods.instance(pod) for pod in self.kubectl.stack("pods") if kind(pods.service(pod)) in SERVICES]

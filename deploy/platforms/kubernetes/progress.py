@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deploy.errors import ExitCode, WarrenError
-from deploy.platforms.kubernetes import pods
+from deploy.platforms.kubernetes import operated, pods
 from deploy.platforms.kubernetes.kubectl import Kubectl
 from deploy.services import SERVICES, kind
 
@@ -38,6 +38,13 @@ def settled(workload: dict[str, Any]) -> bool:
     )
 
 
+def new(workload: dict[str, Any]) -> int:
+    """How many of its replicas are of what was asked for last."""
+    status = workload.get("status", {})
+    known = status.get("observedGeneration", 0) >= workload["metadata"]["generation"]
+    return int(status.get("updatedReplicas", 0)) if known else 0
+
+
 def line(workloads: list[dict[str, Any]]) -> str:
     """How many of each service's instances are ready."""
     return ", ".join(
@@ -60,22 +67,31 @@ def until_ready(kubectl: Kubectl, limit: float, services: Sequence[str] = ()) ->
     """Returns when ``services`` are settled; all that belong to the stack, where none is named.
 
     Raises:
-        WarrenError: not within ``limit`` seconds, or a pod is broken; with a line for each pod that is not ready.
+        WarrenError: ``limit`` seconds went by without another new pod, since they may be replaced one after another; or a
+            pod is broken. With a line for each pod that is not ready.
     """
     until = time.monotonic() + limit
-    said, broken = "", 0
+    said, broken, most = "", 0, 0
     while True:
         workloads = [one for one in kubectl.stack(WORKLOADS) if not services or named(one) in services]
         if (now := line(workloads)) != said:
             kubectl.note(f"ready: {now}")
             said = now
-        if workloads and all(settled(one) for one in workloads):
+        if (count := sum(new(one) for one in workloads)) > most:
+            most, until = count, time.monotonic() + limit
+        broker = operated.ours(kubectl) if any(by_operator(one) for one in workloads) else None
+        if workloads and all(settled(one) for one in workloads) and (broker is None or operated.caught_up(broker)):
             return
         there = [pod for pod in kubectl.stack("pods") if not pods.ready(pod) and here(pod)]
         broken = broken + 1 if any(pods.hopeless(pod) for pod in there) else 0
         if broken >= PROOFS or time.monotonic() > until:
             raise not_ready(kubectl, there)
         time.sleep(INTERVAL)
+
+
+def by_operator(workload: dict[str, Any]) -> bool:
+    labels: dict[str, str] = workload["metadata"].get("labels", {})
+    return operated.LABEL.items() <= labels.items()
 
 
 def here(pod: dict[str, Any]) -> bool:
@@ -90,6 +106,8 @@ def not_ready(kubectl: Kubectl, there: list[dict[str, Any]]) -> WarrenError:
         if said:
             # Ours, of a setting or of tasks that can't be imported: it says all.
             return WarrenError(f"{kubectl.place}: {reason.partition(' is ')[0]}: {said}", ExitCode.SETTINGS)
+    if trouble := operated.trouble(operated.ours(kubectl)):
+        lines.append(f"RabbitMQ's operator says of the broker: {trouble}")
     lines = [f"{kubectl.place}: {reason}" for reason in lines] or [f"{kubectl.place}: no pod is there yet"]
     lines.append(f"{kubectl.place}: what came up is left as it is; see `invoke logs`, and `invoke up` to go on")
     return WarrenError("\n".join(lines), ExitCode.TIMEOUT)
