@@ -322,6 +322,41 @@ def test_down_stops_workers_first_and_keeps_data_unless_told(home: Path) -> None
     ]
 
 
+def test_down_tells_all_broker_nodes_that_run_and_goes_on_where_one_can_not_be_told(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leaving = pod("rabbitmq-2", "rabbitmq", ready=False)
+    leaving["metadata"]["deletionTimestamp"] = UP
+    starting = {"name": "rabbitmq", "restartCount": 0, "state": {"waiting": {"reason": "PodInitializing"}}}
+    nodes = [
+        pod("rabbitmq-0", "rabbitmq"), pod("rabbitmq-1", "rabbitmq", ready=False), leaving,
+        pod("rabbitmq-3", "rabbitmq", ready=False, containerStatuses=[starting]),
+    ]  # fmt: skip
+    away = WarrenError(
+        "`kubectl exec` ended with exit code 1: Error from server: error dialing backend: dial tcp: i/o timeout",
+        ExitCode.FAILED,
+    )
+    platform, runner = made({f"{READ} get pods": items(*nodes), f"{KUBECTL} exec rabbitmq-0": away})
+    platform.down(volumes=True)
+    assert [line.split()[6] for line in runner.ran if " exec " in line] == ["rabbitmq-0", "rabbitmq-1", "rabbitmq-2"]
+    assert any("delete persistentvolumeclaims" in line for line in runner.ran)
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "rabbitmq-0" in line]
+    assert told.startswith("dev/warren: the cluster can't reach the pod's node;")
+    assert told.endswith("rabbitmq-0 may take 660 s to stop")
+
+
+def test_pods_that_their_node_sent_away_are_no_workers(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evicted = pod("worker-c", ready=False, phase="Failed", reason="Evicted", conditions=[], containerStatuses=[])
+    found = items(pod("worker-a"), pod("worker-b"), evicted)
+    after = {f"{READ} get deployments,statefulsets": items(workload("worker", 2, 2)), f"{READ} get pods": found}
+    platform, runner = made(after)
+    platform.scale(2, set())
+    assert runner.ran == [f"{KUBECTL} scale deployment/worker --replicas=2"]
+    assert [(one.name, one.state, one.since) for one in platform.status()][2:] == [("worker-c", "stopped", "Evicted")]
+    # Nor is it what `up` waits for.
+    assert not waiting.here(evicted)
+
+
 def test_scaling_down_marks_the_busy_so_that_they_stay(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     after = {f"{READ} get deployments,statefulsets": items(workload("worker"))}
     platform, runner = made(after)

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from app.pools import DEFAULT
 from deploy.errors import ExitCode, WarrenError
+from deploy.output import note
 from deploy.paths import ROOT
 from deploy.platforms.base import Endpoints, Instance
 from deploy.platforms.kubernetes import broker, context, operated, overlay, passwords, pods, progress
@@ -216,11 +217,17 @@ class Kubernetes:
         self.kubectl.run("delete", kinds, "--selector", selector, "--cascade=foreground", f"--timeout={timeout}s")
 
     def stop_at_once(self) -> None:
-        """Tells broker nodes that all of them go: none need wait for the others (k8s/base/rabbitmq/stop)."""
-        for pod in pods.of(self.kubectl.list("pods"), "rabbitmq"):
-            if pods.ready(pod):
+        """Tells broker nodes that all of them go: none need wait for the others (k8s/base/rabbitmq/stop).
+
+        Also those that are not ready, or stop already: they wait most. One that can't be told is no reason to stop halfway.
+        """
+        for pod in self.kubectl.list("pods"):
+            if pods.service(pod) == "rabbitmq" and pods.runs(pod, "rabbitmq"):
                 name = pod["metadata"]["name"]
-                self.kubectl.run("exec", name, "--container", "rabbitmq", "--", "touch", "/tmp/stop-now")  # noqa: S108
+                try:
+                    self.kubectl.run("exec", name, "--container", "rabbitmq", "--", "touch", "/tmp/stop-now")  # noqa: S108
+                except WarrenError as error:
+                    note(f"{error}; {name} may take {BROKER_PATIENCE} s to stop")
 
     def restart(self, services: Sequence[str]) -> None:
         with locked(self.kubectl.note, dry=self.runner.dry):

@@ -11,7 +11,7 @@ from deploy.platforms.base import Instance
 from deploy.platforms.kubernetes.kubectl import Kubectl
 from deploy.services import kind
 
-__all__ = ["SERVICE", "hopeless", "instance", "of", "ran", "ready", "service", "why_not_ready"]
+__all__ = ["SERVICE", "ended", "hopeless", "instance", "of", "ran", "ready", "runs", "service", "why_not_ready"]
 
 SERVICE = "app.kubernetes.io/name"
 
@@ -25,7 +25,15 @@ def service(pod: dict[str, Any]) -> str:
 
 def of(pods: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     """The pods of the service ``name`` that are there to stay."""
-    return [pod for pod in pods if service(pod) == name and not pod["metadata"].get("deletionTimestamp")]
+    return [
+        pod for pod in pods
+        if service(pod) == name and not ended(pod) and not pod["metadata"].get("deletionTimestamp")
+    ]  # fmt: skip
+
+
+def ended(pod: dict[str, Any]) -> bool:
+    """Whether it never runs again: its work is done, or its node sent it away. It is kept to be looked at."""
+    return pod["status"].get("phase") in {"Failed", "Succeeded"}
 
 
 def ready(pod: dict[str, Any]) -> bool:
@@ -53,6 +61,14 @@ def ran(pod: dict[str, Any], container: str) -> str:
     return next(found, "") if started else ""
 
 
+def runs(pod: dict[str, Any], container: str) -> bool:
+    """Whether that container of it runs now, ready or not."""
+    return any(
+        one["name"] == container and "running" in one.get("state", {})
+        for one in pod["status"].get("containerStatuses", [])
+    )
+
+
 def waiting(pod: dict[str, Any]) -> tuple[str, str, str]:
     """Container, reason and message of the first container that waits; empty where none does."""
     for one in containers(pod):
@@ -68,13 +84,13 @@ def hopeless(pod: dict[str, Any]) -> bool:
 
 def instance(pod: dict[str, Any], now: datetime | None = None) -> Instance:
     name = pod["metadata"]["name"]
-    phase = pod["status"].get("phase", "Pending")
-    if phase == "Failed" or hopeless(pod):
+    if ended(pod):
+        state = "stopped"
+    elif hopeless(pod):
         state = "failed"
-    elif phase == "Running":
-        state = "running" if ready(pod) or any(one.get("started") for one in containers(pod)) else "starting"
     else:
-        state = "stopped" if phase == "Succeeded" else "starting"
+        serves = ready(pod) or any(one.get("started") for one in containers(pod))
+        state = "running" if serves and pod["status"].get("phase") == "Running" else "starting"
     return Instance(
         service=service(pod),
         name=name,

@@ -95,8 +95,8 @@ def by_operator(workload: dict[str, Any]) -> bool:
 
 
 def here(pod: dict[str, Any]) -> bool:
-    """Whether the stack waits for it: it neither ended its work nor is about to leave."""
-    return pod["status"].get("phase") != "Succeeded" and not pod["metadata"].get("deletionTimestamp")
+    """Whether the stack waits for it: it has neither ended nor is about to leave."""
+    return not pods.ended(pod) and not pod["metadata"].get("deletionTimestamp")
 
 
 def not_ready(kubectl: Kubectl, there: list[dict[str, Any]]) -> WarrenError:
