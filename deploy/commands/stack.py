@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
 import sys
@@ -19,6 +18,7 @@ from deploy.commands.overlays import has_service
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
 from deploy.platforms.base import Autoscaler, Endpoints
+from deploy.private import without_secrets
 from deploy.run import INTERRUPTED
 from deploy.services import EDGE, FLOWER_LOGIN, MONITOR_LOGINS, is_worker, of_pool, worker_services
 from deploy.services import services as all_services
@@ -387,18 +387,6 @@ def config(s: Session, as_json: bool) -> None:
             ("setting", "value", "default"),
             [(name, value, "" if value == defaults[name] else defaults[name]) for name, value in values.items()],
         )
-
-
-def without_secrets(name: str, value: str) -> str:
-    """``value`` without the password that a URL, of a result backend for example, may hold; nothing of what is secret whole."""
-    if name.endswith("_SECRET"):
-        return "***" if value else ""
-    if name == "MONITOR_WEBHOOK_URL":
-        # Of many services the path is the key.
-        return re.sub(
-            r"^(https?://)(?:[^/@]*@)?([^/?#]*)(?:[/?#].+)?", lambda found: f"{found[1]}{found[2]}/***", value
-        )
-    return re.sub(r"(://[^/@]*:)[^@]*@", r"\1***@", value)
 
 
 def build(s: Session) -> None:

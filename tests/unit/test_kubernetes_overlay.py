@@ -58,6 +58,23 @@ def test_a_setting_goes_into_the_config_map_that_has_it(home: Path) -> None:
     assert {one["behavior"] for one in made["configMapGenerator"]} == {"merge"}
 
 
+def test_a_setting_that_holds_a_password_goes_into_a_secret(home: Path) -> None:
+    backend, webhook = "redis://:hunter2@redis/0", "https://hooks.example/services/T0/B0"
+    made = written(Settings(result_backend=backend, monitor_webhook_url=webhook, log_level="debug"))
+    assert made["secretGenerator"] == [
+        {
+            "name": "private-settings",
+            "literals": [f'CELERY_RESULT_BACKEND="{backend}"', f'MONITOR_WEBHOOK_URL="{webhook}"'],
+        }
+    ]
+    assert made["configMapGenerator"] == [
+        {"name": "warren-app", "behavior": "merge", "literals": ["WARREN_LOG_LEVEL=debug"]}
+    ]
+    made = written(Settings(result_backend="redis://redis/0"))
+    assert made["secretGenerator"] == []
+    assert made["configMapGenerator"][0]["literals"] == ["CELERY_RESULT_BACKEND=redis://redis/0"]
+
+
 def test_the_longest_task_and_the_brokers_memory_reach_their_pods(home: Path) -> None:
     made = written(Settings(task_time_limit=1000, rabbitmq_memory_mb=2048, project="shop"))
     assert made["namespace"] == "shop"

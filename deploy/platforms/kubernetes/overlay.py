@@ -14,6 +14,7 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT, STATE, write_private
 from deploy.platforms.kubernetes.pods import SERVICE
 from deploy.platforms.kubernetes.scalers import Scalers
+from deploy.private import without_secrets
 from deploy.services import known_to_all, of_its_workers, of_pool
 from deploy.settings import Settings, dotenv, known
 
@@ -65,6 +66,8 @@ def write(
         content["resources"].append(of_pool(pool))
     if (ROOT / "app.env").exists():
         content["secretGenerator"].append({"name": "app-env", "literals": own_literals()})
+    if private := changed(settings, secret=True):
+        content["secretGenerator"].append({"name": "private-settings", "literals": quoted(private)})
     if settings.flower_oauth2_secret:
         write_private(FOLDER / "flower-oauth.env", f"FLOWER_OAUTH2_SECRET={settings.flower_oauth2_secret}\n")
         content["secretGenerator"].append({"name": "flower-oauth", "envs": ["flower-oauth.env"]})
@@ -81,7 +84,11 @@ def own_literals() -> list[str]:
     values, wrong = dotenv(ROOT / "app.env")
     if wrong:
         raise WarrenError("\n".join(wrong), ExitCode.SETTINGS)
-    # It takes one pair of quotes away.
+    return quoted(values)
+
+
+def quoted(values: Mapping[str, str]) -> list[str]:
+    """Variables as literals of kustomize, which takes one pair of quotes away."""
     return [f'{name}="{value}"' for name, value in values.items()]
 
 
@@ -127,7 +134,10 @@ def pool_of_workers(pool: Pool, scalers: Scalers) -> dict[str, Any]:
             {"pairs": whole, "includeTemplates": True},
             {"pairs": dict([OURS.split("=")])},
         ],
-        "patches": [patch("Deployment", "worker", spec), *scalers.addresses(), *scalers.patches(pool)],
+        "patches": [
+            *(patch("Deployment", "worker", spec), *scalers.ranks()),
+            *(*scalers.addresses(), *scalers.patches(pool)),
+        ],
     }
 
 
@@ -167,19 +177,34 @@ def parts(image: str) -> dict[str, str]:
 
 def merged(settings: Settings) -> list[dict[str, Any]]:
     """The settings that are not their defaults, each for the ConfigMap that has it."""
-    values = {
-        name: as_text(getattr(settings, variable.field))
-        for name, variable in known().items()
-        if getattr(settings, variable.field) != variable.default
-    }
+    values = changed(settings, secret=False)
     found: list[dict[str, Any]] = []
     pools = [f"{name}={value}" for name, value in known_to_all(settings).items()]
     for file in sorted(CONFIG.glob("*.env")):
-        names = [line.partition("=")[0] for line in file.read_text().splitlines() if line and line[0] != "#"]
+        names = variables(file)
         literals = [f"{name}={values[name]}" for name in names if name in values]
         if literals := literals + (pools if POOLS in names else []):
             found.append({"name": f"warren-{file.stem}", "behavior": "merge", "literals": literals})
     return found
+
+
+def variables(file: Path) -> list[str]:
+    """The names that ``file`` gives values."""
+    return [line.partition("=")[0] for line in file.read_text().splitlines() if line and line[0] != "#"]
+
+
+def changed(settings: Settings, *, secret: bool) -> dict[str, str]:
+    """The settings of pods that are not their defaults: those that hold a password, or all others.
+
+    Whoever may look at a namespace reads its ConfigMaps, and differences show them; Secrets not.
+    """
+    ours = {name for file in CONFIG.glob("*.env") for name in variables(file)}
+    values = {
+        name: as_text(getattr(settings, variable.field))
+        for name, variable in known().items()
+        if name in ours and getattr(settings, variable.field) != variable.default
+    }
+    return {name: value for name, value in values.items() if (without_secrets(name, value) != value) is secret}
 
 
 def patch(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
