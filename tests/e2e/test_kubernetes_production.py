@@ -1,5 +1,5 @@
 """The production overlay as it is, on three nodes: broker nodes killed, all of them restarted, a node drained, all
-workers replaced, a node without power; all under load.
+workers replaced, a node without power; all under load. And what Invoke leaves of it.
 
 The tests share one stack and run in the order in which they stand here.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from deploy.paths import ROOT
+from tests.support.checkout import Checkout
 from tests.support.cluster import Cluster, named, three_nodes
 from tests.support.eventually import eventually
 from tests.support.ledger import LONG, Ledger
@@ -98,6 +99,15 @@ def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFac
 def test_all_queues_and_streams_live_on_all_three_nodes_from_the_start(stack: Production) -> None:
     stack.await_whole()
     assert {"default", "dead_letters", "celery.events", "celery.revoked"} <= set(stack.copies())
+
+
+def test_a_second_apply_changes_nothing(stack: Production) -> None:
+    before = stack.cluster.items("deployments,statefulsets")
+    stack.bring_up()
+    compared = stack.cluster.kubectl("diff", "--kustomize", str(stack.folder), check=False)
+    assert (compared.returncode, compared.stdout) == (0, "")
+    after = stack.cluster.items("deployments,statefulsets")
+    assert [one["metadata"]["generation"] for one in after] == [one["metadata"]["generation"] for one in before]
 
 
 def test_broker_nodes_live_on_nodes_of_their_own(stack: Production) -> None:
@@ -195,3 +205,17 @@ def test_a_nodes_power_is_cut_and_comes_back(stack: Production) -> None:
 
 def test_each_task_was_done_and_none_is_left(stack: Production) -> None:
     stack.each_done()
+
+
+@pytest.mark.timeout(HANGS)
+def test_down_leaves_no_data_where_that_is_told(stack: Production, tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path, "kubernetes", WARREN_KUBE_CONTEXT=stack.cluster.context)
+    checkout.set(WARREN_PROJECT=stack.cluster.namespace, WARREN_KUBE_OVERLAY="production")
+    checkout.run("make", ".venv/ops")
+    ready = [one for one in checkout.json("status")["instances"] if one["ready"]]
+    assert len(ready) == 8
+    kept = {one["metadata"]["name"] for one in stack.cluster.items("pvc")}
+    assert kept == {"data-rabbitmq-0", "data-rabbitmq-1", "data-rabbitmq-2", "flower", "monitor"}
+    checkout.invoke("down", "--volumes", "--yes")
+    assert checkout.json("status")["instances"] == []
+    eventually(lambda: not stack.cluster.items("pvc"), LONG, lambda: f"left are {stack.cluster.items('pvc')}")
