@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from deploy.paths import ROOT
-from tests.support.manifests import Manifest, render
+from tests.support.manifests import ALL, Manifest, render, rendered
 
 
 @pytest.fixture
 def option(tmp_path: Path) -> Any:
     """Renders a component on top of an overlay, as an overlay of a user's own does."""
 
-    def rendered(name: str, overlay: str = "dev") -> list[Manifest]:
+    def added(name: str, overlay: str = "dev") -> list[Manifest]:
         up = Path(*[".."] * len(tmp_path.parts[1:]))
         k8s = up / ROOT.relative_to("/") / "k8s"
         # What a component adds is in no namespace by itself.
@@ -29,7 +29,7 @@ def option(tmp_path: Path) -> Any:
         (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
         return render(tmp_path)
 
-    return rendered
+    return added
 
 
 def one(manifests: list[Manifest], kind: str, name: str) -> Manifest:
@@ -61,6 +61,16 @@ def test_addresses_of_an_external_broker_name_only_what_comes_before_them(option
             known.add(variable["name"])
         assert addresses == {"worker": 2, "monitor": 3, "flower": 2}[name]
         assert "@rabbitmq:" not in yaml.safe_dump(container)
+
+
+def test_who_has_one_namespace_is_asked_for_nothing_of_the_clusters() -> None:
+    for what in (one for one in ALL if one.endswith("+namespaced")):
+        assert {each["metadata"].get("namespace") for each in rendered(what)} == {"warren"}, what
+        # All else is there.
+        whole = rendered(what.removesuffix("+namespaced"))
+        left_out = {each["kind"] for each in whole if each["kind"] not in {one["kind"] for one in rendered(what)}}
+        assert left_out == {"Namespace", "PriorityClass"}
+        assert len(rendered(what)) == sum("namespace" in each["metadata"] for each in whole)
 
 
 def test_the_operators_broker_gets_what_ours_would(option: Any) -> None:

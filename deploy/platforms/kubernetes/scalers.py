@@ -46,19 +46,22 @@ class Scalers:
     """Those in the cluster whose bounds a person set, by service."""
     outside: bool = False
     """Whether the broker is one that others run (components/external-broker)."""
+    ranked: bool = True
+    """Whether there are PriorityClasses (else components/namespaced)."""
 
     @classmethod
     def of(cls, place: Path, runner: Runner, there: Mapping[str, Autoscaler]) -> Scalers:
         """Those of the overlay ``place``, of which ``there`` are in the cluster."""
         rendered = runner.read(["kubectl", "kustomize", os.path.relpath(place, ROOT)])
         outside = "\n  name: warren-broker-address" in rendered
+        ranked = line(rendered, "kind", "PriorityClass")
         for manifest in re.split(r"^---$", rendered, flags=re.MULTILINE):
             for component, (kind, _, most) in KINDS.items():
                 if line(manifest, "kind", kind) and line(manifest, "  name", "worker"):
                     limit = re.search(rf"^  {most.rpartition('/')[2]}: (\d+)$", manifest, re.MULTILINE)
                     kept = {name: one for name, one in there.items() if one.kept}
-                    return cls(component, int(limit[1]) if limit else KEDAS_MOST, kept, outside)
-        return cls(outside=outside)
+                    return cls(component, int(limit[1]) if limit else KEDAS_MOST, kept, outside, ranked)
+        return cls(outside=outside, ranked=ranked)
 
     def components(self, folder: Path) -> list[str]:
         """What a pool of workers in ``folder`` needs for an autoscaler of its own."""
@@ -85,6 +88,15 @@ class Scalers:
             changes += triggers(pool)
         operations = [{"op": "add", "path": path, "value": value} for path, value in changes]
         return [*found, *([{"target": target, "patch": json.dumps(operations)}] if operations else [])]
+
+    def ranks(self) -> list[dict[str, Any]]:
+        """What a pool needs where no pod has a priority, as patches of its workers' kustomization.
+
+        Pods of a class that is not there are refused.
+        """
+        target = {"kind": "Deployment", "name": "worker"}
+        none = [{"op": "remove", "path": "/spec/template/spec/priorityClassName"}]
+        return [] if self.ranked else [{"target": target, "patch": json.dumps(none)}]
 
     def addresses(self) -> list[dict[str, Any]]:
         """What a pool needs to find the broker, as patches of its workers' kustomization."""
