@@ -40,6 +40,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "deploy.platforms.STATE": state,
         "deploy.platforms.compose.files.STATE": state,
         "deploy.platforms.kubernetes.context.USED": state / "kubernetes" / "context",
+        "deploy.platforms.kubernetes.passwords.STATE": state,
         "deploy.platforms.kubernetes.overlay.FOLDER": state / "kubernetes" / "overlay",
         "deploy.platforms.lock.LOCK": state / "lock",
         "deploy.secrets.FOLDER": state / "secrets",

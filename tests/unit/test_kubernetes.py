@@ -14,7 +14,7 @@ import pytest
 from app.pools import Pool
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms import choose
-from deploy.platforms.kubernetes import Kubernetes
+from deploy.platforms.kubernetes import Kubernetes, passwords
 from deploy.platforms.kubernetes import progress as waiting
 from deploy.run import Runner
 from deploy.session import Session
@@ -69,6 +69,9 @@ ANSWERS: dict[str, Any] = {
     f"{READ} get deployment worker": json.dumps(workload("worker", 2, 2)),
     f"{READ} get deployments,statefulsets": items(*STACK),
 }
+
+# The Secret with all that it is to have.
+WHOLE = json.dumps({"metadata": {"name": "warren"}, "data": dict.fromkeys(passwords.KEYS, "b2xk")})
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +147,7 @@ def test_up_ends_pools_that_the_settings_have_no_more(home: Path, capsys: pytest
 
 @pytest.mark.parametrize(
     ("state", "secret", "again"),
-    [("Complete", "", True), ("Failed", "", True), ("", "", False), ("Complete", '{"data": {}}', False)],
+    [("Complete", "", True), ("Failed", "", True), ("", "", False), ("Complete", WHOLE, False)],
 )
 def test_passwords_that_are_gone_are_made_again(home: Path, state: str, secret: str, again: bool) -> None:
     """The Job that made them once stays, and is in the way."""
@@ -157,6 +160,13 @@ def test_passwords_that_are_gone_are_made_again(home: Path, state: str, secret: 
     deleted = [f"{KUBECTL} delete job/make-secrets"] if again else []
     assert [line for line in runner.ran if " delete " in line] == deleted
     assert " apply " in runner.ran[-1]
+
+
+def test_a_secret_of_ones_own_that_lacks_something_is_told_before_anything_is_applied(home: Path) -> None:
+    platform, runner = made({f"{READ} get secret warren": json.dumps({"metadata": {}, "data": {"ops": "b2xk"}})})
+    with pytest.raises(WarrenError, match="is one of your own and lacks admin, worker, producer"):
+        platform.up(None)
+    assert runner.ran == []
 
 
 def test_a_dry_up_changes_nothing(home: Path) -> None:
@@ -342,7 +352,7 @@ def test_down_tells_all_broker_nodes_that_run_and_goes_on_where_one_can_not_be_t
     assert any("delete persistentvolumeclaims" in line for line in runner.ran)
     (told,) = [line for line in capsys.readouterr().err.splitlines() if "rabbitmq-0" in line]
     assert told.startswith("dev/warren: the cluster can't reach the pod's node;")
-    assert told.endswith("rabbitmq-0 may take 660 s to stop")
+    assert told.endswith("rabbitmq-0 may take minutes to stop")
 
 
 def test_pods_that_their_node_sent_away_are_no_workers(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

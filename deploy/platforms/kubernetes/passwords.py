@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 from deploy.errors import ExitCode, WarrenError
-from deploy.platforms.kubernetes.kubectl import Kubectl
-from deploy.secrets import Secrets
+from deploy.paths import STATE, write_private
+from deploy.platforms.kubernetes.kubectl import PART, Kubectl
+from deploy.secrets import NAMES, Secrets, generate
 
-__all__ = ["NAME", "let_be_made", "load", "of_keda"]
+__all__ = ["NAME", "complete", "let_be_made", "load", "of_keda"]
 
 NAME = "warren"
+# What it has beside a certificate (k8s/base/config/make_secrets.py).
+KEYS = (*NAMES, "erlang-cookie")
 OF_KEDA = "warren-keda"
 # The Jobs that make them, each once.
 MAKERS = {"make-secrets": NAME, "make-keda-login": OF_KEDA}
@@ -30,6 +34,41 @@ def let_be_made(kubectl: Kubectl) -> None:
         if over and name in MAKERS and kubectl.get("secret", MAKERS[name]) is None:
             kubectl.note(f"the Secret {MAKERS[name]} is not there: it is made anew, with other passwords")
             kubectl.run("delete", f"job/{name}")
+
+
+def complete(kubectl: Kubectl) -> None:
+    """Adds to the Secret the passwords that the release that made it did not know: the Job changes none that is there.
+
+    Raises:
+        WarrenError: it is one's own, or this user may not read or change it.
+    """
+    found = kubectl.get("secret", NAME)
+    missing = [key for key in KEYS if key not in (found or {}).get("data", {})]
+    if found is None or not missing:
+        return
+    metadata = found["metadata"]
+    label, value = PART.split("=")
+    # What something else looks after, such as External Secrets, would be taken away again.
+    if metadata.get("labels", {}).get(label) != value or metadata.get("ownerReferences"):
+        raise WarrenError(
+            f"{kubectl.place}: the Secret {NAME} is one of your own and lacks {', '.join(missing)}; give it these, "
+            "passwords of letters, digits, - and _ (docs/upgrade.md), then `invoke up` again; nothing was changed",
+            ExitCode.SETTINGS,
+        )
+    kubectl.note(f"the Secret {NAME} gets what it lacks: {', '.join(missing)}")
+    change = {
+        # If nobody changed it meanwhile: what another command added stays.
+        "metadata": {"resourceVersion": metadata["resourceVersion"]},
+        "data": {key: base64.b64encode(generate().encode()).decode() for key in missing},
+    }
+    # A file: whoever looks at the host's processes sees what they are told.
+    file = STATE / "kubernetes" / "secret.json"
+    if not kubectl.runner.dry:
+        write_private(file, json.dumps(change))
+    try:
+        kubectl.run("patch", "secret", NAME, "--type", "merge", "--patch-file", str(file))
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def load(kubectl: Kubectl) -> Secrets:

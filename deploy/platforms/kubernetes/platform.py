@@ -163,6 +163,7 @@ class Kubernetes:
 
     def apply(self) -> None:
         self.require_upgradable()
+        passwords.complete(self.kubectl)
         folder = self.overlay()
         if not self.runner.dry:
             context.remember(self.kubectl.context)
@@ -227,7 +228,7 @@ class Kubernetes:
                 try:
                     self.kubectl.run("exec", name, "--container", "rabbitmq", "--", "touch", "/tmp/stop-now")  # noqa: S108
                 except WarrenError as error:
-                    note(f"{error}; {name} may take {BROKER_PATIENCE} s to stop")
+                    note(f"{error}; {name} may take minutes to stop")
 
     def restart(self, services: Sequence[str]) -> None:
         with locked(self.kubectl.note, dry=self.runner.dry):
