@@ -610,6 +610,18 @@ def test_an_image_is_copied_to_nodes_that_do_not_have_it(home: Path) -> None:
     assert len(runner.ran) == 1
 
 
+@pytest.mark.parametrize(("image", "built"), [("warren-app:7", True), ("registry.example/shop:1.4", False)])
+def test_no_image_is_built_that_no_pod_would_run(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: str, built: bool
+) -> None:
+    (tmp_path / "kustomization.yaml").touch()
+    platform, _ = made({"kubectl kustomize": f"      - image: {image}\n"}, kube_overlay=str(tmp_path))
+    provided: list[object] = []
+    monkeypatch.setattr(platform.image, "provide", provided.append)
+    platform.build()
+    assert bool(provided) is built
+
+
 def test_what_is_pushed_is_named_in_the_registry(menu: Menu, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[list[str]] = []
     monkeypatch.setattr(Runner, "read", lambda self, arguments, **_: "0123")

@@ -18,7 +18,7 @@ from deploy.private import without_secrets
 from deploy.services import known_to_all, of_its_workers, of_pool
 from deploy.settings import Settings, dotenv, known
 
-__all__ = ["FOLDER", "OURS", "base", "images", "names", "text", "write"]
+__all__ = ["FOLDER", "OURS", "base", "images", "names", "ours", "text", "write"]
 
 FOLDER = STATE / "kubernetes" / "overlay"
 KUSTOMIZATION = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
@@ -49,6 +49,11 @@ def base(settings: Settings, name: str = "") -> Path:
 def names() -> list[str]:
     """The overlays of this checkout."""
     return sorted(place.parent.name for place in (ROOT / "k8s" / "overlays").glob("*/kustomization.yaml"))
+
+
+def ours(place: Path) -> bool:
+    """Whether the overlay at ``place`` is one of this project's."""
+    return place.parent == (ROOT / "k8s" / "overlays").resolve()
 
 
 def write(

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 from app.pools import DEFAULT
 from deploy.errors import ExitCode, WarrenError
@@ -72,7 +73,14 @@ class Kubernetes:
         self.kubectl.read("get", "--raw", "/readyz")
 
     def build(self) -> None:
-        self.image.provide(self.kubectl)
+        """Builds the app image and copies it to the nodes, unless one's own overlay names another."""
+        place = overlay.base(self.settings)
+        if overlay.ours(place) or "image: warren-app:" in self.rendered(place):
+            self.image.provide(self.kubectl)
+
+    def rendered(self, place: Path) -> str:
+        """The overlay at ``place`` as it is, without the settings."""
+        return self.runner.read(["kubectl", "kustomize", os.path.relpath(place, ROOT)])
 
     def up(self, workers: int | None) -> None:
         self.check()
@@ -86,7 +94,7 @@ class Kubernetes:
                 raise
 
     def bring_up(self, workers: int | None, fresh: bool) -> None:
-        self.image.provide(self.kubectl)
+        self.build()
         self.apply()
         if not self.runner.dry:
             if self.others_broker:
@@ -187,8 +195,7 @@ class Kubernetes:
         before, nodes = broker.ran(self.kubectl)
         wanted = self.settings.rabbitmq_image
         if before and wanted == Settings().rabbitmq_image:
-            place = os.path.relpath(overlay.base(self.settings), ROOT)
-            wanted = broker.image(self.runner.read(["kubectl", "kustomize", place])) or wanted
+            wanted = broker.image(self.rendered(overlay.base(self.settings))) or wanted
         for image in before:
             require(image, wanted, nodes)
 
@@ -235,7 +242,7 @@ class Kubernetes:
             # Not before: a `down` that was waited for would be undone, by what is applied here.
             if not self.status():
                 raise nothing_runs(self.kubectl.place)
-            self.image.provide(self.kubectl)
+            self.build()
             self.apply()
             if self.others_broker and "rabbitmq" in services:
                 services = [one for one in services if one != "rabbitmq"]
