@@ -99,3 +99,10 @@ def test_pools_and_keda_ask_a_broker_of_others(folder: Path) -> None:
         assert told["KEDA_BROKER"] == "$(BROKER_API)://$(BROKER_HOST):$(BROKER_API_PORT)"
         names = [source.get("configMapRef", {}).get("name", "") for source in container["envFrom"]]
         assert any(one.startswith("warren-broker-address-") for one in names)
+
+
+@pytest.mark.parametrize(("options", "priority"), [(["namespaced"], None), ([], "warren")])
+def test_pools_have_a_priority_where_there_are_any(folder: Path, options: list[str], priority: str | None) -> None:
+    manifests = with_options(folder, DIFFERENT, *options)
+    for name in ("worker", "worker-heavy"):
+        assert deployment(manifests, name)["spec"]["template"]["spec"].get("priorityClassName") == priority
