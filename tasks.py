@@ -25,7 +25,7 @@ PAUSED = {
         "try_it": "run `add 2 3` through a worker and print its result",
         "edge": "put HTTPS in front of the pages, and let nothing else be reached from other hosts (Compose)",
         "no_edge": "without it again",
-        "yes": "also in a cluster that this checkout has not used before",
+        "yes": "also in a cluster that this checkout has not used before, or beside other things in a namespace",
     }
 )
 def up(

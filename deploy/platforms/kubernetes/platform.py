@@ -14,7 +14,7 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.output import note
 from deploy.paths import ROOT
 from deploy.platforms.base import Endpoints, Instance
-from deploy.platforms.kubernetes import broker, context, operated, overlay, passwords, pods, progress
+from deploy.platforms.kubernetes import broker, context, neighbours, operated, overlay, passwords, pods, progress
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers
 from deploy.platforms.kubernetes.forward import Forwarded
 from deploy.platforms.kubernetes.image import ClusterImage
@@ -86,6 +86,8 @@ class Kubernetes:
         self.check()
         with locked(self.kubectl.note, dry=self.runner.dry):
             fresh = not self.status()
+            if fresh and not self.confirmed:
+                neighbours.require_none(self.kubectl)
             try:
                 self.bring_up(workers, fresh)
             except KeyboardInterrupt:
