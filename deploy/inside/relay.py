@@ -31,7 +31,7 @@ VARIABLES = {
 
 
 async def carry(host: str, port: int, tls: bool, probe: bool) -> None:
-    """Returns when either end has said its last word.
+    """Ends this process when either end has said its last word; as a probe it returns.
 
     Raises:
         OSError: the broker can't be reached, or its certificate is not one of an authority that this image knows.
@@ -41,25 +41,29 @@ async def carry(host: str, port: int, tls: bool, probe: bool) -> None:
     if probe:
         writer.close()
         return
-    said = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(said), sys.stdin.buffer)
 
+    # Threads wait for both streams: one that asyncio waits for is one that others can't write to, where it is the same for both
+    # directions; and whoever does not listen now may still have much to say.
     async def there() -> None:
-        while part := await said.read(PART):
+        while part := await asyncio.to_thread(os.read, 0, PART):
             writer.write(part)
             await writer.drain()
 
+    def say(part: bytes) -> None:
+        sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
+
     async def back() -> None:
         while part := await reader.read(PART):
-            sys.stdout.buffer.write(part)
-            sys.stdout.buffer.flush()
+            await asyncio.to_thread(say, part)
 
     await asyncio.wait([asyncio.ensure_future(there()), asyncio.ensure_future(back())], return_when="FIRST_COMPLETED")
     # What was written last is still on its way.
     writer.close()
     with contextlib.suppress(OSError, TimeoutError):
         await asyncio.wait_for(writer.wait_closed(), PATIENCE)
+    # asyncio would wait for the threads.
+    os._exit(0)
 
 
 def main(arguments: list[str]) -> int:
@@ -71,8 +75,7 @@ def main(arguments: list[str]) -> int:
     except (OSError, TimeoutError) as error:
         print(f"error: {getattr(error, 'strerror', None) or error or 'it does not answer'}", file=sys.stderr)  # noqa: T201
         return 1
-    # At once: a thread of asyncio's may still wait for a name.
-    os._exit(0)
+    return 0
 
 
 if __name__ == "__main__":

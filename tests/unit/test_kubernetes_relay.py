@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -45,7 +46,8 @@ def echo(listening: socket.socket, context: ssl.SSLContext | None) -> None:
             continue
         except OSError:
             return
-        with connection:
+        # Who only looks whether it answers is gone by then.
+        with connection, contextlib.suppress(OSError):
             connection.sendall(b"hello ")
             while said := connection.recv(65536):
                 connection.sendall(said)
@@ -103,7 +105,8 @@ def variables(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 
 def said_back(port: int, said: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
-        connection.sendall(said)
+        # Beside reading: what comes back at once has to go somewhere.
+        threading.Thread(target=connection.sendall, args=(said,), daemon=True).start()
         heard = b""
         while len(heard) < len(said) + 6 and (part := connection.recv(65536)):
             heard += part
