@@ -200,6 +200,10 @@ def refuse(machine: ParseMachine, message: str) -> None:
         r"Flag <Argument: ([\w-]+).*?> needed value and was not given one!", r"--\1 needs a value", message
     )
     command = machine.context.name if machine.context else None
+    early = re.search(r"No idea what '--(\w+)\S*' is", message)
+    # Before the command Invoke takes its own options.
+    if early and early[1] in {*SHARED, "json", "yes"}:
+        raise Misuse(f"error: --{early[1]} belongs behind the command: invoke COMMAND --{early[1]}")
     raise Misuse(f"error: {message.rstrip('!')}; see `invoke {f'{command} --help' if command else '--list'}`")
 
 

@@ -167,7 +167,9 @@ def down(s: Session, volumes: bool, yes: bool) -> None:
     s.platform.down(volumes)
     if not s.runner.dry:
         forget()
-        say("The stack is down." + (" Its data is deleted; the secrets are kept." if volumes else " Its data is kept."))
+        where = s.platform.endpoints().place
+        said = f"The stack is down{f' ({where})' if where else ''}."
+        say(said + (" Its data is deleted; the secrets are kept." if volumes else " Its data is kept."))
 
 
 def confirm(what: str) -> None:
@@ -242,6 +244,7 @@ def status(s: Session, as_json: bool) -> None:
     elif not instances:
         place = s.endpoints.place
         say(f"{f'{place}: nothing' if place else 'Nothing'} runs. `invoke up` starts the stack.")
+        troubles(s, "")
     else:
         table(
             ("service", "name", "state", "ready", "since"),
@@ -257,6 +260,13 @@ def status(s: Session, as_json: bool) -> None:
             note(f"{count} {need} attention ({kinds}): `invoke history --attention`")
         if trouble:
             note(f"error: {trouble}")
+        if not all(one.ready for one in instances):
+            troubles(s, "error: ")
+
+
+def troubles(s: Session, kind: str) -> None:
+    for line in s.platform.troubles():
+        note(f"{kind}{line}")
 
 
 def from_monitor(s: Session) -> tuple[dict[str, int] | None, str]:

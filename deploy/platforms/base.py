@@ -175,6 +175,9 @@ class Platform(Protocol):
     def status(self) -> list[Instance]:
         """All instances, in the order of the services; empty where nothing runs."""
 
+    def troubles(self) -> list[str]:
+        """What keeps instances from getting ready, and what to do about it, a line each, as far as the platform knows."""
+
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
         """Shows the last ``tail`` lines of each of ``services``, and with ``follow`` all that comes, until Ctrl-C."""
 

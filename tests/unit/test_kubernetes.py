@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from app.pools import Pool
+from deploy.commands import manifests
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms import choose
 from deploy.platforms.kubernetes import Kubernetes, passwords
@@ -178,37 +179,6 @@ def test_a_dry_up_changes_nothing(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "said", "code"),
-    [
-        (
-            {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}},
-            "worker-a is failed: its node can't get the image warren-app:0123; `invoke build --push REGISTRY`",
-            ExitCode.TIMEOUT,
-        ),
-        (
-            {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
-            "dev/warren: worker-a: WARREN_QUEUES=A is not a list",
-            ExitCode.SETTINGS,
-        ),
-    ],
-)
-def test_what_is_broken_is_told_at_once(home: Path, state: dict[str, Any], said: str, code: ExitCode) -> None:
-    container = {"name": "worker", "restartCount": 2, "state": state}
-    platform, _ = made(
-        {
-            f"{READ} get deployments,statefulsets": items(workload("worker", 0)),
-            f"{READ} get pods": items(pod("worker-a", ready=False, containerStatuses=[container])),
-            f"{READ} logs worker-a --tail 5 --container worker --previous": "error: WARREN_QUEUES=A is not a list\n",
-        },
-        up_timeout=3600,
-    )
-    with pytest.raises(WarrenError) as caught:
-        platform.up(None)
-    assert caught.value.code is code
-    assert said in str(caught.value)
-
-
-@pytest.mark.parametrize(
     ("updated", "expected"),
     [
         # A rollout that has just begun: none is new yet, and zero is left out.
@@ -276,33 +246,6 @@ def test_the_image_that_an_overlay_pins_is_what_the_broker_is_to_get(home: Path,
     named, _ = made(answers, rabbitmq_image="rabbitmq:4.3.1")
     with pytest.raises(WarrenError, match="take each version between"):
         named.require_upgradable()
-
-
-def test_what_does_not_get_ready_is_explained_by_events_and_its_last_line(home: Path) -> None:
-    unscheduled = [
-        {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available: Insufficient memory."}
-    ]
-    starting = {"name": "rabbitmq", "restartCount": 0, "started": False, "state": {"running": {"startedAt": UP}}}
-    platform, _ = made(
-        {
-            f"{READ} get deployments,statefulsets": items(workload("worker", 0)),
-            f"{READ} get pods": items(
-                pod("worker-a", ready=False, phase="Pending", conditions=unscheduled, containerStatuses=[]),
-                pod("rabbitmq-0", "rabbitmq", ready=False, containerStatuses=[starting]),
-            ),
-            f"{READ} get events --field-selector involvedObject.name=rabbitmq-0": "first\nStartup probe failed: refused\n",
-            f"{READ} logs rabbitmq-0": "recovering 1 of 2\nrecovering 2 of 2\n",
-        },
-        up_timeout=1,
-    )
-    with pytest.raises(WarrenError) as caught:
-        waiting.until_ready(platform.kubectl, 0)
-    assert caught.value.code is ExitCode.TIMEOUT
-    assert str(caught.value).splitlines() == [
-        "dev/warren: worker-a is starting; no node takes it: 0/1 nodes are available: Insufficient memory.",
-        "dev/warren: rabbitmq-0 is starting; Startup probe failed: refused; its last line: recovering 2 of 2",
-        "dev/warren: what came up is left as it is; see `invoke logs`, and `invoke up` to go on",
-    ]
 
 
 def test_down_stops_workers_first_and_keeps_data_unless_told(home: Path) -> None:
@@ -482,6 +425,9 @@ def test_logs_and_exec(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     platform, _ = made({f"{READ} get pods": items(pod("worker-a", ready=False))})
     with pytest.raises(WarrenError, match="dev/warren: no worker is ready"):
         platform.exec("worker", ["true"])
+    platform, _ = made({f"{READ} get pods": items()})
+    with pytest.raises(WarrenError, match="dev/warren: nothing runs"):
+        platform.logs(["worker"], follow=False, tail=7)
 
 
 def test_secrets_are_those_of_the_cluster(home: Path) -> None:
@@ -514,6 +460,10 @@ def test_secrets_are_those_of_the_cluster(home: Path) -> None:
                 ExitCode.FAILED,
             ),
             "dev/warren: the cluster forbids it: Error (Forbidden): pods is forbidden",
+        ),
+        (
+            WarrenError("`kubectl` ended with exit code 1: Unable to connect: x509: expired", ExitCode.FAILED),
+            "this context does not get into the cluster (Unable to connect: x509: expired)",
         ),
         (WarrenError("`kubectl` ended with exit code 1: Unauthorized", ExitCode.FAILED), "refuses the login"),
     ],
@@ -647,6 +597,18 @@ def test_what_takes_long_is_begun_together_and_its_faults_are_told_when_it_is_us
     with pytest.raises(WarrenError, match="there is no Secret warren"):
         _ = platform.secrets
     assert sum(" get secret warren" in line for line in runner.read_) == 1
+
+
+def test_what_a_namespace_that_is_not_there_would_get_is_all_new(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    platform, runner = made()
+    session = Session(runner)  # type: ignore[arg-type]
+    session.__dict__.update(platform=platform, settings=platform.settings)
+    with pytest.raises(SystemExit) as ended:
+        manifests.diff(session)
+    assert (ended.value.code, runner.attached) == (1, [])
+    assert "there is no such namespace yet, so all would be new" in capsys.readouterr().err
 
 
 def test_other_platforms_have_no_manifests_to_compare(menu: Menu, home: Path) -> None:

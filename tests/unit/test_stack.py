@@ -42,6 +42,10 @@ class Platform:
         self.calls: list[tuple[Any, ...]] = []
         self.code = 0
         self.scalers: dict[str, Any] = {}
+        self.wrong: list[str] = []
+
+    def troubles(self) -> list[str]:
+        return self.wrong
 
     def autoscalers(self) -> dict[str, Any]:
         return self.scalers
@@ -273,6 +277,19 @@ def test_status_for_people(queues: None, secrets: Secrets, capsys: pytest.Captur
     assert ["worker", "warren-worker-1", "failed", "no", "5", "minutes"] in said
     assert ["default", "3", "1", "2"] in said
     assert not any("celery_delayed_3" in line for line in said)
+
+
+def test_status_says_why_something_is_not_ready(
+    queues: None, secrets: Secrets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    platform = Platform([one("worker", ready=False)])
+    platform.wrong = ["dev/warren: no node takes it (worker-a); add a node"]
+    stack.status(session_on(platform, secrets), as_json=False)
+    assert "error: dev/warren: no node takes it (worker-a); add a node\n" in capsys.readouterr().err
+    platform = Platform()
+    platform.wrong = ["stacks of this cluster are in shop (WARREN_PROJECT)"]
+    stack.status(session_on(platform, secrets), as_json=False)
+    assert capsys.readouterr().err == "stacks of this cluster are in shop (WARREN_PROJECT)\n"
 
 
 def test_status_of_nothing_does_not_ask_the_broker(

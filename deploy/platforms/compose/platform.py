@@ -131,6 +131,9 @@ class Compose(Changes):
             self.await_recovery(error)
         self.came_up(one for one in pool_services(self.settings) if one in up or one in new)
 
+    def troubles(self) -> list[str]:
+        return []
+
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
         # Of a pool or an edge that is not up yet Compose knows nothing.
         known = ("worker", *files.pools())

@@ -20,7 +20,7 @@ from functools import cached_property
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.base import WHAT, Endpoints
 from deploy.platforms.kubernetes import passwords
-from deploy.platforms.kubernetes.kubectl import Kubectl, not_installed
+from deploy.platforms.kubernetes.kubectl import Kubectl, explained, not_installed
 from deploy.platforms.kubernetes.relay import WHERE, Relay, relay
 from deploy.secrets import Secrets
 
@@ -211,6 +211,9 @@ class Forward:
                 self.process.kill()
                 last = [line for line in text.splitlines() if line.strip()][-1:] or ["it does not answer"]
                 why = re.sub(r"^error: ", "", last[0])
+                known = explained(WarrenError(why, code), self.kubectl.place)
+                if known.code is ExitCode.PLATFORM:
+                    raise known
                 raise WarrenError(
                     f"{self.kubectl.place}: {self.service} can't be reached ({why}); "
                     "`invoke status` shows what runs, `invoke up` starts it",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from deploy.errors import ExitCode, WarrenError
@@ -74,6 +75,23 @@ class Kubectl:
         found: list[dict[str, Any]] = json.loads(printed or "{}").get("items", [])
         return found
 
+    def elsewhere(self) -> Sequence[str]:
+        """The namespaces of this cluster that have a stack, as far as this user may know."""
+        command = [
+            "kubectl",
+            "--context",
+            self.context.name,
+            f"--request-timeout={API_PATIENCE}s",
+            "get",
+            "deployments",
+        ]
+        which = ["--all-namespaces", "--selector", f"{PART},app.kubernetes.io/name=monitor"]
+        names = "jsonpath={.items[*].metadata.namespace}"
+        try:
+            return sorted(self.runner.read([*command, *which, "--output", names], timeout=30).split())
+        except WarrenError:
+            return []
+
     def get(self, kind: str, name: str) -> dict[str, Any] | None:
         """The object of that name, or None."""
         printed = self.read("get", kind, name, "--ignore-not-found", "--output", "json")
@@ -98,9 +116,28 @@ def not_installed() -> WarrenError:
     )
 
 
+SILENT = "the cluster does not answer; is it up, and is this the right context? (kubectl config get-contexts)"
+
+# What kubectl says, and what it means for who typed the command.
+MEANINGS = (
+    # The cluster may well be up: what this host has to offer it is wrong.
+    (
+        r"x509|getting credentials",
+        "this context does not get into the cluster ({}); its files or its login are out of date (kubectl config view)",
+    ),
+    (
+        r"connection to the server|Unable to connect|connection refused|no such host|timed? ?out|deadline exceeded",
+        SILENT,
+    ),
+    (r"\(Forbidden\)|\bforbidden\b", "the cluster forbids it: {}"),
+    (r"Unauthorized|must be logged in", "the cluster refuses the login of this context; log in again"),
+)
+
+
 def explained(error: WarrenError, place: str) -> WarrenError:
     """``error`` of a kubectl command as the line that says what to do, where the cluster is what is wrong."""
-    text = str(error)
+    # Of what is invalid, kubectl shows the whole.
+    text = re.sub(r"Invalid value: \{.*\}: ", "", str(error))
     # What kubectl said. Of the command itself a --request-timeout is part, which is none.
     said = text.partition("ended with exit code ")[2].partition(": ")[2] or text
     if error.code is ExitCode.PLATFORM:
@@ -127,14 +164,7 @@ def answered(said: str) -> tuple[str, ExitCode] | None:
 
 def silent(said: str, code: ExitCode) -> tuple[str, ExitCode] | None:
     """What is told where the cluster does not answer, or won't answer this user."""
-    if code is ExitCode.TIMEOUT or re.search(
-        r"connection to the server|Unable to connect|connection refused|no such host|timed? ?out|deadline exceeded",
-        said,
-    ):
-        where = "is it up, and is this the right context? (kubectl config get-contexts)"
-        return f"the cluster does not answer; {where}", ExitCode.PLATFORM
-    if re.search(r"\(Forbidden\)|\bforbidden\b", said):
-        return f"the cluster forbids it: {said}", ExitCode.PLATFORM
-    if re.search(r"Unauthorized|must be logged in", said):
-        return "the cluster refuses the login of this context; log in again", ExitCode.PLATFORM
+    for pattern, meaning in MEANINGS:
+        if re.search(pattern, said) or (code is ExitCode.TIMEOUT and meaning is SILENT):
+            return meaning.format(said), ExitCode.PLATFORM
     return None

@@ -32,7 +32,10 @@ def let_be_made(kubectl: Kubectl) -> None:
         over = any(one["type"] in {"Complete", "Failed"} and one["status"] == "True" for one in states)
         name = job["metadata"]["name"]
         if over and name in MAKERS and kubectl.get("secret", MAKERS[name]) is None:
-            kubectl.note(f"the Secret {MAKERS[name]} is not there: it is made anew, with other passwords")
+            kubectl.note(
+                f"the Secret {MAKERS[name]} is not there: it is made anew, with other passwords; what runs gets "
+                "them by `invoke down`, then `invoke up`"
+            )
             kubectl.run("delete", f"job/{name}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,7 +15,19 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.output import note
 from deploy.paths import ROOT
 from deploy.platforms.base import Endpoints, Instance
-from deploy.platforms.kubernetes import broker, context, neighbours, operated, overlay, passwords, pods, progress
+from deploy.platforms.kubernetes import (
+    again,
+    broker,
+    context,
+    neighbours,
+    operated,
+    overlay,
+    passwords,
+    pods,
+    progress,
+    trouble,
+)
+from deploy.platforms.kubernetes.asked import JOB, Rank
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers
 from deploy.platforms.kubernetes.forward import Forwarded
 from deploy.platforms.kubernetes.image import ClusterImage
@@ -92,13 +105,17 @@ class Kubernetes:
                 self.bring_up(workers, fresh)
             except KeyboardInterrupt:
                 if fresh:
+                    self.kubectl.note("interrupted; stopping what had been started")
                     self.stop(volumes=False)
                 raise
 
     def bring_up(self, workers: int | None, fresh: bool) -> None:
         self.build()
+        stuck = again.left_behind(self.kubectl)
         self.apply()
         if not self.runner.dry:
+            if stuck:
+                self.kubectl.run("delete", "pods", *stuck, "--ignore-not-found", "--wait=false")
             if self.others_broker:
                 self.tell_of_others_broker(fresh)
             self.first_scale(workers)
@@ -181,10 +198,10 @@ class Kubernetes:
         try:
             self.kubectl.run("apply", "--kustomize", folder)
         except WarrenError as error:
-            if 'Job.batch "make-' not in str(error) or "immutable" not in str(error):
+            if not re.search(r'Job\S* "make-.*immutable', str(error)):
                 raise
             # Another image of Python's: a Job can't be changed, and what these made stays.
-            self.kubectl.run("delete", "job/make-secrets", "job/make-keda-login", "--ignore-not-found")
+            self.kubectl.run("delete", f"job/{JOB}", "job/make-keda-login", "--ignore-not-found")
             self.kubectl.run("apply", "--kustomize", folder)
         if not self.runner.dry:
             self.kubectl.note(f"applied the overlay {self.settings.kube_overlay} with the settings of .env ({folder})")
@@ -209,7 +226,9 @@ class Kubernetes:
         if scalers := self.autoscalers().values():
             # One that finds nothing to scale looks again only after minutes.
             self.kubectl.run("delete", *(one.resource for one in scalers))
-        # Workers first: while the broker is there they end their tasks, acknowledge them and give back the others.
+        if any(kind(one.service) == "worker" for one in self.status()) and not self.runner.dry:
+            self.kubectl.note(f"workers stop first, when their tasks have ended ({self.settings.stop_grace} s at most)")
+        # While the broker is there they end their tasks, acknowledge them and give back the others.
         self.delete("deployments", WORKERS, self.settings.stop_grace + DOWN_PATIENCE)
         if not volumes:
             broker.annotate(self.kubectl)
@@ -267,7 +286,20 @@ class Kubernetes:
         found = [pods.instance(pod) for pod in self.kubectl.stack("pods") if kind(pods.service(pod)) in SERVICES]
         return sorted(found, key=lambda one: (progress.place(one.service), one.name))
 
+    def troubles(self) -> list[str]:
+        if not self.status():
+            others = self.kubectl.elsewhere()
+            return [f"stacks of this cluster are in {', '.join(others)} (WARREN_PROJECT)"] if others else []
+        workloads = self.kubectl.stack(progress.WORKLOADS)
+        there = [pod for pod in self.kubectl.stack("pods") if progress.waited_for(pod)]
+        met = trouble.found(self.kubectl, workloads, there)
+        # What only takes its time is no trouble yet.
+        said = trouble.lines({reason: names for reason, names in met.items() if reason.rank < Rank.SLOW})
+        return [f"{self.kubectl.place}: {line}" for line in said]
+
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
+        if not self.status():
+            raise nothing_runs(self.kubectl.place)
         return self.runner.attach(
             self.kubectl.command(
                 *("logs", "--selector", f"{THERE},{pods.SERVICE} in ({','.join(services)})", "--prefix"),

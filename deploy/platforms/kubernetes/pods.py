@@ -1,22 +1,35 @@
-"""The stack's pods, their states as every platform tells them, and why one is not ready."""
+"""The stack's pods, and their states as every platform tells them."""
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import Any
 
-from deploy.errors import WarrenError
 from deploy.platforms.base import Instance
-from deploy.platforms.kubernetes.kubectl import Kubectl
 from deploy.services import kind
 
-__all__ = ["SERVICE", "ended", "hopeless", "instance", "of", "ran", "ready", "runs", "service", "why_not_ready"]
+__all__ = [
+    "NO_IMAGE",
+    "SERVICE",
+    "containers",
+    "ended",
+    "hopeless",
+    "instance",
+    "of",
+    "ran",
+    "ready",
+    "runs",
+    "service",
+    "waiting",
+]
 
 SERVICE = "app.kubernetes.io/name"
 
-# What a container waits with that waiting alone won't mend.
-BROKEN = {"CrashLoopBackOff", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerError"}
+# What a container waits with whose image can't be had.
+NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
+
+# What it waits with that waiting alone won't mend.
+BROKEN = {*NO_IMAGE, "CrashLoopBackOff", "CreateContainerError"}
 
 
 def service(pod: dict[str, Any]) -> str:
@@ -79,7 +92,9 @@ def waiting(pod: dict[str, Any]) -> tuple[str, str, str]:
 
 def hopeless(pod: dict[str, Any]) -> bool:
     """Whether it won't get ready by being waited for."""
-    return waiting(pod)[1] in BROKEN
+    _, reason, message = waiting(pod)
+    # A Secret that is not there yet may come; one that lacks a key stays as it is.
+    return reason in BROKEN or (reason == "CreateContainerConfigError" and "find key" in message)
 
 
 def instance(pod: dict[str, Any], now: datetime | None = None) -> Instance:
@@ -131,62 +146,3 @@ def ago(age: Any) -> str:
             number = seconds // size
             return f"{number} {unit}{'' if number == 1 else 's'}"
     return f"{seconds} second{'' if seconds == 1 else 's'}"
-
-
-def why_not_ready(kubectl: Kubectl, pod: dict[str, Any]) -> str:
-    """In one line: what its container waits for, the last event that warned of it, and the last line that it wrote."""
-    name = pod["metadata"]["name"]
-    container, reason, message = waiting(pod)
-    said = [f"{name} is {instance(pod).state}"]
-    unscheduled = [
-        one.get("message", "")
-        for one in pod["status"].get("conditions", [])
-        if one["type"] == "PodScheduled" and one["status"] == "False"
-    ]
-    if unscheduled:
-        said.append(f"no node takes it: {unscheduled[0]}")
-    elif reason in {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"}:
-        return f"{said[0]}: {no_image(pod, container)}"
-    elif reason and reason not in {"PodInitializing", "ContainerCreating"}:
-        said.append(f"{reason}{': ' + message if message else ''}")
-    if (event := last_warning(kubectl, name)) and event not in message and event not in said[-1]:
-        said.append(event)
-    if line := last_line(kubectl, name, container, again=reason == "CrashLoopBackOff"):
-        said.append(f"its last line: {line}")
-    return "; ".join(said)
-
-
-def no_image(pod: dict[str, Any], container: str) -> str:
-    spec = pod["spec"]
-    image = next(
-        (one["image"] for one in [*spec.get("initContainers", []), *spec["containers"]] if one["name"] == container), ""
-    )
-    return (
-        f"its node can't get the image {image}; `invoke build --push REGISTRY` puts it where nodes get it, or "
-        "WARREN_KUBE_LOAD names the command that copies it to them (docs/kubernetes.md)"
-    )
-
-
-def last_warning(kubectl: Kubectl, pod: str) -> str:
-    try:
-        printed = kubectl.read(
-            "get", "events", "--field-selector", f"involvedObject.name={pod},type=Warning",
-            "--sort-by", ".metadata.creationTimestamp", "--output", "jsonpath={range .items[*]}{.message}{'\\n'}{end}",
-        )  # fmt: skip
-    except WarrenError:
-        return ""
-    lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
-
-
-def last_line(kubectl: Kubectl, pod: str, container: str, again: bool) -> str:
-    """The last line that ``pod`` wrote; of the run before, where its container is to be started ``again``."""
-    try:
-        printed = kubectl.read(
-            "logs", pod, "--tail", "5",
-            *(["--container", container] if container else []), *(["--previous"] if again else []),
-        )  # fmt: skip
-    except WarrenError:
-        return ""
-    lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    return re.sub(r"\s+", " ", lines[-1]) if lines else ""

@@ -6,17 +6,19 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from deploy.errors import ExitCode, WarrenError
-from deploy.platforms.kubernetes import operated, pods
+from deploy.platforms.kubernetes import operated, pods, trouble
 from deploy.platforms.kubernetes.kubectl import Kubectl
 from deploy.services import SERVICES, kind
 
-__all__ = ["place", "settled", "until_ready"]
+__all__ = ["WORKLOADS", "here", "place", "settled", "until_ready", "waited_for"]
 
 WORKLOADS = "deployments,statefulsets"
 
 # Seconds between two looks, each of which takes a tenth of a second of CPU.
 INTERVAL = 0.5
+
+# Seconds without a change after which a person wants to know what is waited for. Most things take less.
+SILENCE = 15
 
 # So often must a pod be found broken until it is believed: a container may be started again for a passing reason.
 PROOFS = 6
@@ -46,11 +48,16 @@ def new(workload: dict[str, Any]) -> int:
 
 
 def line(workloads: list[dict[str, Any]]) -> str:
-    """How many of each service's instances are ready."""
-    return ", ".join(
-        f"{named(one)} {one.get('status', {}).get('readyReplicas', 0)}/{one['spec'].get('replicas', 1)}"
-        for one in sorted(workloads, key=lambda one: place(named(one)))
-    )
+    """How many of each service's instances are ready; where they are replaced, how many are new."""
+    return ", ".join(count(one) for one in sorted(workloads, key=lambda one: place(named(one))))
+
+
+def count(workload: dict[str, Any]) -> str:
+    wanted, status = workload["spec"].get("replicas", 1), workload.get("status", {})
+    said = f"{named(workload)} {min(status.get('readyReplicas', 0), wanted)}/{wanted}"
+    # While they are replaced, old ones are ready too: without this it would look as if nothing happened.
+    replaced = new(workload) < wanted <= status.get("replicas", 0) and not settled(workload)
+    return f"{said} ({new(workload)} new)" if replaced else said
 
 
 def named(workload: dict[str, Any]) -> str:
@@ -66,26 +73,36 @@ def place(service: str) -> tuple[int, str]:
 def until_ready(kubectl: Kubectl, limit: float, services: Sequence[str] = ()) -> None:
     """Returns when ``services`` are settled; all that belong to the stack, where none is named.
 
+    Where nothing has changed for a while, it says what it waits for.
+
     Raises:
         WarrenError: ``limit`` seconds went by without another new pod, since they may be replaced one after another; or a
-            pod is broken. With a line for each pod that is not ready.
+            pod is broken. With a line for each reason.
     """
-    until = time.monotonic() + limit
-    said, broken, most = "", 0, 0
+    still = time.monotonic()
+    until = still + limit
+    said, broken, most, known = "", 0, 0, set[str]()
     while True:
         workloads = [one for one in kubectl.stack(WORKLOADS) if not services or named(one) in services]
-        if (now := line(workloads)) != said:
-            kubectl.note(f"ready: {now}")
-            said = now
-        if (count := sum(new(one) for one in workloads)) > most:
-            most, until = count, time.monotonic() + limit
+        now = time.monotonic()
+        if (counted := line(workloads)) != said:
+            kubectl.note(f"ready: {counted}")
+            said, still = counted, now
+        if (renewed := sum(new(one) for one in workloads)) > most:
+            most, until = renewed, now + limit
         broker = operated.ours(kubectl) if any(by_operator(one) for one in workloads) else None
         if workloads and all(settled(one) for one in workloads) and (broker is None or operated.caught_up(broker)):
             return
-        there = [pod for pod in kubectl.stack("pods") if not pods.ready(pod) and here(pod)]
+        there = [pod for pod in kubectl.stack("pods") if waited_for(pod, services)]
         broken = broken + 1 if any(pods.hopeless(pod) for pod in there) else 0
-        if broken >= PROOFS or time.monotonic() > until:
-            raise not_ready(kubectl, there)
+        if broken >= PROOFS or now > until:
+            raise trouble.error(kubectl, trouble.found(kubectl, workloads, there))
+        if now > still + SILENCE:
+            still = now
+            for reason in trouble.lines(trouble.found(kubectl, workloads, there)):
+                if reason not in known:
+                    kubectl.note(f"waiting: {reason}")
+                    known.add(reason)
         time.sleep(INTERVAL)
 
 
@@ -94,20 +111,11 @@ def by_operator(workload: dict[str, Any]) -> bool:
     return operated.LABEL.items() <= labels.items()
 
 
+def waited_for(pod: dict[str, Any], services: Sequence[str] = ()) -> bool:
+    """Whether it is one of ``services``, or of all where none is named, and not ready."""
+    return not pods.ready(pod) and here(pod) and (not services or pods.service(pod) in services)
+
+
 def here(pod: dict[str, Any]) -> bool:
     """Whether the stack waits for it: it has neither ended nor is about to leave."""
     return not pods.ended(pod) and not pod["metadata"].get("deletionTimestamp")
-
-
-def not_ready(kubectl: Kubectl, there: list[dict[str, Any]]) -> WarrenError:
-    lines = [pods.why_not_ready(kubectl, pod) for pod in there]
-    for reason in lines:
-        said = reason.partition("its last line: error: ")[2]
-        if said:
-            # Ours, of a setting or of tasks that can't be imported: it says all.
-            return WarrenError(f"{kubectl.place}: {reason.partition(' is ')[0]}: {said}", ExitCode.SETTINGS)
-    if trouble := operated.trouble(operated.ours(kubectl)):
-        lines.append(f"RabbitMQ's operator says of the broker: {trouble}")
-    lines = [f"{kubectl.place}: {reason}" for reason in lines] or [f"{kubectl.place}: no pod is there yet"]
-    lines.append(f"{kubectl.place}: what came up is left as it is; see `invoke logs`, and `invoke up` to go on")
-    return WarrenError("\n".join(lines), ExitCode.TIMEOUT)

@@ -115,6 +115,9 @@ class Local(Changes):
                 found.append(Instance(service, process.name, state, serves, since(process), node_of(process.name)))
         return in_order(found)
 
+    def troubles(self) -> list[str]:
+        return []
+
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
         names = [one.name for one in self.status()] or sorted(file.stem for file in LOGS.glob("*.log"))
         chosen = [

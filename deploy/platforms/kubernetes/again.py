@@ -1,0 +1,25 @@
+"""What begins anew with each `up`, because Kubernetes by itself would try again only after minutes, or never."""
+
+from __future__ import annotations
+
+from deploy.platforms.kubernetes import pods, progress
+from deploy.platforms.kubernetes.asked import Asked
+from deploy.platforms.kubernetes.kubectl import Kubectl
+from deploy.platforms.kubernetes.reasons import unmounted
+from deploy.services import SERVICES, kind
+
+__all__ = ["left_behind"]
+
+
+def left_behind(kubectl: Kubectl) -> list[str]:
+    """The pods that an earlier `up` left behind and that did not get far: to be deleted, so that new ones come.
+
+    All of them where the passwords are gone, unless the broker runs with these: what is made anew is of no use to the others.
+    """
+    there = [pod for pod in kubectl.stack("pods") if kind(pods.service(pod)) in SERVICES and progress.here(pod)]
+    if all(pods.ready(pod) for pod in there):
+        return []
+    asked = Asked(kubectl, broker_ready=True)
+    gone = not asked.secret_there and not any(pods.ready(pod) for pod in pods.of(there, "rabbitmq"))
+    stuck = [pod for pod in there if gone or pods.hopeless(pod) or unmounted(pod, asked)]
+    return [pod["metadata"]["name"] for pod in stuck]
