@@ -7,6 +7,7 @@ The tests share one stack and run in the order in which they stand here.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -170,6 +171,12 @@ def test_restart_replaces_one_node_after_another(cluster: Cluster, stack: Checko
 
 def test_each_task_was_done_and_none_is_left(ledger: Operated) -> None:
     ledger.each_done()
+
+
+def test_none_is_given_up_that_was_never_there(cluster: Cluster, stack: Checkout) -> None:
+    """Each node looks for the others, by their names (k8s/overlays/production/join)."""
+    given_up = re.findall(r"join: (\S+) is gone", stack.invoke("logs", "rabbitmq", "--tail", "100000").stdout)
+    assert set(given_up) <= {f"{node}.rabbitmq-nodes.{cluster.namespace}" for node in NODES}
 
 
 @pytest.mark.timeout(HANGS)

@@ -92,6 +92,8 @@ def test_the_operators_broker_gets_what_ours_would(option: Any) -> None:
     mounted = {Path(mount["subPath"]).name for mount in broker["volumeMounts"] if mount.get("subPath")}
     written = {file.name for file in (ROOT / "deploy" / "rabbitmq" / "conf.d").glob("*.conf")}
     assert mounted == {*written, "definitions.json", "30-settings.conf"}
+    # Of a probe that stands here the operator takes nothing of its own.
+    assert all({"exec", "tcpSocket"} & set(probe) for name, probe in broker.items() if name.endswith("Probe"))
 
 
 def test_routes_of_the_gateway_lead_to_services_that_are_there(option: Any) -> None:

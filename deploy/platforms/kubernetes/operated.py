@@ -64,8 +64,9 @@ def stop(kubectl: Kubectl, volumes: bool, patience: int) -> None:
 
 
 def skip_checks(kubectl: Kubectl) -> None:
-    """Tells the nodes that all of them go: none need wait for the others."""
-    nodes = [pod["metadata"]["name"] for pod in kubectl.list("pods", NODES) if pods.ready(pod)]
+    """Tells the nodes that all of them go: none need wait for the others. Those that stop already don't hear it any more."""
+    there = pods.of(kubectl.list("pods", NODES), NAME)
+    nodes = [pod["metadata"]["name"] for pod in there if pods.runs(pod, NAME)]
     if not nodes:
         return
     kubectl.run("label", "pods", *nodes, "--overwrite", f"{AT_ONCE}=true")
