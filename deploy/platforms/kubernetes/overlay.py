@@ -12,6 +12,7 @@ from app.environment import as_text
 from app.pools import POOLS, Pool
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT, STATE, write_private
+from deploy.platforms.kubernetes.kubectl import PART
 from deploy.platforms.kubernetes.pods import SERVICE
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.private import without_secrets
@@ -120,6 +121,8 @@ def kustomization(settings: Settings, image: str, place: str, scaled: Mapping[st
         "namespace": settings.project,
         "resources": [place],
         "images": images(settings, image),
+        # By which what is old is found (generated.py); those of the base have it.
+        "generatorOptions": {"labels": dict([PART.split("=")])},
         "configMapGenerator": merged(settings),
         "secretGenerator": [],
         "patches": patches,

@@ -19,6 +19,7 @@ from deploy.platforms.kubernetes import (
     again,
     broker,
     context,
+    generated,
     neighbours,
     operated,
     overlay,
@@ -121,6 +122,7 @@ class Kubernetes:
             self.first_scale(workers)
             self.end_former_pools()
             progress.until_ready(self.kubectl, self.settings.up_timeout)
+            generated.sweep(self.kubectl, os.path.relpath(overlay.FOLDER, ROOT))
 
     def tell_of_others_broker(self, fresh: bool) -> None:
         """Says what nobody but its administrators can do, and what is left of one that was ours."""
@@ -240,6 +242,7 @@ class Kubernetes:
             self.kubectl.run("delete", "persistentvolumeclaims", "--selector", PART)
             if names:
                 self.kubectl.run("delete", "persistentvolumeclaims", "--ignore-not-found", *names)
+            generated.sweep(self.kubectl)
 
     def delete(self, kinds: str, selector: str, timeout: int) -> None:
         """Deletes workloads and waits until their pods are gone."""
@@ -274,6 +277,7 @@ class Kubernetes:
             self.kubectl.run("rollout", "restart", *wanted)
             if not self.runner.dry:
                 progress.until_ready(self.kubectl, self.settings.up_timeout, services)
+                generated.sweep(self.kubectl, os.path.relpath(overlay.FOLDER, ROOT))
 
     def workload(self, service: str) -> str:
         """As kubectl names what ``service`` runs by."""
