@@ -216,7 +216,7 @@ def status(s: Session, as_json: bool) -> None:
     from deploy import management
 
     s.endpoints.soon("rabbitmq", "monitor")
-    instances = s.platform.status()
+    instances, scalers = s.platform.overview()
     queues: list[dict[str, Any]] = []
     trouble = ""
     if any(one.service == "rabbitmq" and one.ready for one in instances) or (
@@ -231,7 +231,6 @@ def status(s: Session, as_json: bool) -> None:
     if any(one.service == "monitor" and one.ready for one in instances):
         attention, late = from_monitor(s)
         trouble = "; ".join(filter(None, (trouble, late)))
-    scalers = s.platform.autoscalers() if instances else {}
     if as_json:
         answer = {"platform": s.platform.name, "up": bool(instances), "instances": [asdict(one) for one in instances]}
         scaling = [

@@ -175,6 +175,9 @@ class Platform(Protocol):
     def status(self) -> list[Instance]:
         """All instances, in the order of the services; empty where nothing runs."""
 
+    def overview(self) -> tuple[list[Instance], Mapping[str, Autoscaler]]:
+        """What :meth:`status` and, where something runs, :meth:`autoscalers` say, sooner than one after the other."""
+
     def troubles(self) -> list[str]:
         """What keeps instances from getting ready, and what to do about it, a line each, as far as the platform knows."""
 

@@ -16,7 +16,7 @@ from deploy.platforms.kubernetes.autoscaling import Autoscaler
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.settings import Settings
 from tests.unit.conftest import FakeRunner
-from tests.unit.test_kubernetes import KUBECTL, READ, WORKERS, at_once, items, made, workload
+from tests.unit.test_kubernetes import KUBECTL, READ, WORKERS, at_once, items, made, pod, workload
 
 __all__ = ["at_once"]  # for every test here, too
 
@@ -267,3 +267,19 @@ def test_bounds_that_a_person_set_stay(home: Path) -> None:
 def test_without_an_autoscaler_pools_have_none(home: Path) -> None:
     whole, pool = written(Settings(workers=2, pools=(HEAVY,)), scalers(""))
     assert whole["patches"] == [] and pool["components"] == []
+
+
+def test_an_overview_takes_one_command_less(home: Path) -> None:
+    both = f"{READ} get pods,horizontalpodautoscalers.autoscaling"
+    platform, runner = made({both: items(pod("worker-a"), hpa(2, 5)), SCALED_OBJECTS: NO_KEDA})
+    instances, scalers = platform.overview()
+    assert [one.name for one in instances] == ["worker-a"]
+    assert (scalers["worker"].least, scalers["worker"].most) == (2, 5)
+    assert sum(" get " in line for line in runner.read_) == 2
+
+
+def test_who_may_not_look_at_autoscalers_has_an_overview_all_the_same(home: Path) -> None:
+    refused = WarrenError("`kubectl` ended with exit code 1: Error (Forbidden): User is forbidden", ExitCode.FAILED)
+    platform, _ = made({f"{READ} get pods,": refused, HPAS: refused, SCALED_OBJECTS: refused})
+    instances, scalers = platform.overview()
+    assert ("worker-a" in [one.name for one in instances], scalers) == (True, {})

@@ -53,6 +53,9 @@ class Platform:
     def status(self) -> list[Instance]:
         return self.instances
 
+    def overview(self) -> tuple[list[Instance], dict[str, Any]]:
+        return self.instances, self.scalers
+
     def endpoints(self) -> Endpoints:
         return Endpoints(host="127.0.0.1", amqp=1, management=2, prometheus=3, flower=4, monitor=5)
 

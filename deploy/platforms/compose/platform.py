@@ -131,6 +131,9 @@ class Compose(Changes):
             self.await_recovery(error)
         self.came_up(one for one in pool_services(self.settings) if one in up or one in new)
 
+    def overview(self) -> tuple[list[Instance], dict[str, Autoscaler]]:
+        return self.status(), {}
+
     def troubles(self) -> list[str]:
         return []
 

@@ -11,7 +11,7 @@ from deploy.platforms.kubernetes import progress
 from deploy.platforms.kubernetes.kubectl import PART, Kubectl, unknown
 from deploy.services import nothing_runs
 
-__all__ = ["KEPT", "Autoscaler", "autoscalers"]
+__all__ = ["KEPT", "Autoscaler", "autoscalers", "overview"]
 
 HPAS = "horizontalpodautoscalers.autoscaling"
 SCALED_OBJECTS = "scaledobjects.keda.sh"
@@ -112,10 +112,29 @@ def suffix(service: str) -> str:
 
 def autoscalers(kubectl: Kubectl) -> dict[str, Autoscaler]:
     """Those of the stack, by the service whose workers they count."""
-    # KEDA works through a HorizontalPodAutoscaler of its own, with the labels of its ScaledObject, which comes last.
     with ThreadPoolExecutor(2) as pool:
-        both = pool.map(lambda kind: listed(kubectl, kind), (HPAS, SCALED_OBJECTS))
-    found = [Autoscaler(kubectl, one) for kind in both for one in kind]
+        return by_service(kubectl, *pool.map(lambda kind: listed(kubectl, kind), (HPAS, SCALED_OBJECTS)))
+
+
+def overview(kubectl: Kubectl) -> tuple[list[dict[str, Any]], dict[str, Autoscaler]]:
+    """The stack's pods and its autoscalers, by as few commands as it takes: each costs a tenth of a second of CPU."""
+    with ThreadPoolExecutor(1) as pool:
+        kedas = pool.submit(listed, kubectl, SCALED_OBJECTS)
+        try:
+            found = kubectl.stack(f"pods,{HPAS}")
+        except WarrenError:
+            # Whoever may not look at one of the two gets neither.
+            return kubectl.stack("pods"), by_service(kubectl, listed(kubectl, HPAS), kedas.result())
+        hpas = [one for one in found if one.get("kind") == "HorizontalPodAutoscaler"]
+        there = [one for one in found if one not in hpas]
+        return there, by_service(kubectl, hpas, kedas.result()) if there else {}
+
+
+def by_service(
+    kubectl: Kubectl, hpas: list[dict[str, Any]], scaled_objects: list[dict[str, Any]]
+) -> dict[str, Autoscaler]:
+    # KEDA works through a HorizontalPodAutoscaler of its own, with the labels of its ScaledObject, which comes last.
+    found = [Autoscaler(kubectl, one) for one in (*hpas, *scaled_objects)]
     return {one.service: one for one in found}
 
 

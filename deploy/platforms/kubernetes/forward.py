@@ -22,6 +22,7 @@ from deploy.platforms.base import WHAT, Endpoints
 from deploy.platforms.kubernetes import passwords
 from deploy.platforms.kubernetes.kubectl import Kubectl, explained, not_installed
 from deploy.platforms.kubernetes.relay import WHERE, Relay, relay
+from deploy.run import QUICK
 from deploy.secrets import Secrets
 
 __all__ = ["Forwarded"]
@@ -183,6 +184,7 @@ class Forward:
         try:
             self.process = subprocess.Popen(
                 command,
+                env={**QUICK, **os.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=self.said,
                 stderr=self.said,

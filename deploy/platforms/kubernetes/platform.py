@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from app.pools import DEFAULT
 from deploy.errors import ExitCode, WarrenError
@@ -29,9 +30,8 @@ from deploy.platforms.kubernetes import (
     trouble,
 )
 from deploy.platforms.kubernetes.asked import JOB, Rank
-from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers
+from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers, overview
 from deploy.platforms.kubernetes.forward import Forwarded
-from deploy.platforms.kubernetes.image import ClusterImage
 from deploy.platforms.kubernetes.kubectl import PART, THERE, Kubectl, explained
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.platforms.lock import locked
@@ -40,6 +40,9 @@ from deploy.secrets import Secrets
 from deploy.services import SERVICES, kind, not_up_yet, nothing_runs, of_pool, worker_services
 from deploy.settings import Settings
 from deploy.upgrade import require
+
+if TYPE_CHECKING:
+    from deploy.platforms.kubernetes.image import ClusterImage
 
 __all__ = ["Kubernetes"]
 
@@ -69,7 +72,14 @@ class Kubernetes:
         self.confirmed = confirmed
         self.others_broker = False
         """Whether the overlay that was written last has a broker that others run."""
-        self.image = ClusterImage(settings, runner)
+
+    @cached_property
+    def image(self) -> ClusterImage:
+        from deploy.platforms.kubernetes.image import (
+            ClusterImage,
+        )  # with what Compose has of images: most commands ask none
+
+        return ClusterImage(self.settings, self.runner)
 
     @cached_property
     def kubectl(self) -> Kubectl:
@@ -287,7 +297,14 @@ class Kubernetes:
         return f"statefulset/{operated.STATEFULSET if operated.STATEFULSET in found else service}"
 
     def status(self) -> list[Instance]:
-        found = [pods.instance(pod) for pod in self.kubectl.stack("pods") if kind(pods.service(pod)) in SERVICES]
+        return self.instances(self.kubectl.stack("pods"))
+
+    def overview(self) -> tuple[list[Instance], dict[str, Autoscaler]]:
+        there, scalers = overview(self.kubectl)
+        return self.instances(there), scalers
+
+    def instances(self, there: Sequence[dict[str, Any]]) -> list[Instance]:
+        found = [pods.instance(pod) for pod in there if kind(pods.service(pod)) in SERVICES]
         return sorted(found, key=lambda one: (progress.place(one.service), one.name))
 
     def troubles(self) -> list[str]:

@@ -115,6 +115,9 @@ class Local(Changes):
                 found.append(Instance(service, process.name, state, serves, since(process), node_of(process.name)))
         return in_order(found)
 
+    def overview(self) -> tuple[list[Instance], dict[str, Autoscaler]]:
+        return self.status(), {}
+
     def troubles(self) -> list[str]:
         return []
 
