@@ -99,9 +99,9 @@ class AppSettings(Variables, frozen=True, kw_only=True):
         default="text", name="MONITOR_FORMAT"
     )
     monitor_dir: Annotated[str, Meta(min_length=1, title="a folder")] = field(default="/data", name="MONITOR_DIR")
-    monitor_address: Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]+$", title="an IP address")] = field(
-        default="127.0.0.1", name="MONITOR_ADDRESS"
-    )
+    monitor_address: Annotated[
+        str, Meta(pattern=r"^(\*|[0-9a-fA-F.:]+)$", title="an IP address, or * for all, of IPv4 and IPv6")
+    ] = field(default="127.0.0.1", name="MONITOR_ADDRESS")
     monitor_port: Annotated[int, Meta(ge=1, le=65535, title="a port from 1 to 65535")] = field(
         default=5556, name="MONITOR_PORT"
     )

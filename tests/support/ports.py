@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import socket
+
+import pytest
 
 from deploy.ports import free
 
-__all__ = ["free_port"]
+__all__ = ["free_port", "needs_ipv6"]
 
 # Below those that Linux gives to connections by itself (32768 and up), and to NodePorts of a cluster (30000 and up): a port
 # is chosen long before its server listens on it. Each process of the tests has a thousand of them to itself.
@@ -24,3 +27,14 @@ offsets = itertools.count(random.randrange(SHARE))
 def free_port(host: str = "127.0.0.1") -> int:
     """A port of ``host`` that nothing listens on, and that was not given before."""
     return next(port for offset in offsets if free(host, port := FIRST + ours * SHARE + offset % SHARE))
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")

@@ -22,6 +22,7 @@ from deploy.services import FLOWER_OAUTH, environments
 from deploy.settings import Settings
 from tests.support.eventually import eventually
 from tests.support.login import basic
+from tests.support.ports import needs_ipv6
 from tests.support.processes import PYTHON, Process
 
 HOST = "127.0.0.1"
@@ -134,6 +135,12 @@ def test_a_port_that_is_taken(make: Make, port: int) -> None:
         assert flower.popen.wait(60) == 1
     assert f"error: Flower can't listen on port {port} (Address already in use)" in flower.lines[-1]
     assert "Traceback" not in flower.text
+
+
+@needs_ipv6
+def test_without_an_address_it_listens_on_all_of_both_families(make: Make, port: int) -> None:
+    answers(port, make(FLOWER_ADDRESS=""))
+    socket.create_connection(("::1", port), timeout=20).close()
 
 
 def test_a_wrong_setting(make: Make) -> None:

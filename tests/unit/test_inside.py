@@ -253,4 +253,9 @@ def test_pods_get_the_environment_that_containers_get(service: str) -> None:
             found[variable["name"]] = re.sub(r"\$\((\w+)\)", lambda name: held[name[1]], variable["value"])
     secrets = Secrets({name: f"password-of-{name}" for name in NAMES})
     wanted = environments(Settings(), secrets, "rabbitmq", 5672, 15672)[service]
+    # A pod may have addresses of IPv6 alone. For Flower, all of them is no address.
+    address = f"{service.upper()}_ADDRESS"
+    if address in wanted:
+        del wanted[address]
+        assert found.get(address, "*") == "*"
     assert {name: found.get(name) for name in wanted} == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import sys
 import threading
@@ -15,6 +16,7 @@ from app.monitor.web import openapi
 from app.monitor.web.server import ROUTES
 from tests.support.eventually import eventually
 from tests.support.monitor_site import Site, serve, task
+from tests.support.ports import needs_ipv6
 
 TASKS = [
     task("one"),
@@ -239,6 +241,13 @@ def test_a_taken_port_is_one_line(site: Site) -> None:
         pass
     (line,) = caught.value.lines
     assert line.startswith(f"the monitor can't listen on port {port} of 127.0.0.1 (Address already in use); free it")
+
+
+@needs_ipv6
+def test_a_star_is_all_addresses_of_both_families() -> None:
+    with serve(monitor_address="*") as site:
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, site.server.port), timeout=20).close()
 
 
 def test_the_description_is_what_there_is(site: Site) -> None:

@@ -169,7 +169,7 @@ class Server:
         """
         address, port = self._settings.monitor_address, self._settings.monitor_port
         try:
-            sockets = bind_sockets(port, address)
+            sockets = bind_sockets(port, None if address == "*" else address)
         except OSError as error:
             reason = error.strerror or str(error)
             raise Mistake(
