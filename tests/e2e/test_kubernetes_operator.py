@@ -154,7 +154,7 @@ def test_nodes_are_killed_one_after_another(cluster: Cluster, ledger: Operated) 
             cluster.kubectl("delete", "pod", node, "--grace-period=1")
             ledger.await_whole()
 
-    ledger.under("kill-", 500, killed, rate=8)
+    ledger.under("kill-", 400, killed, rate=8)
 
 
 @pytest.mark.timeout(HANGS)
@@ -165,7 +165,7 @@ def test_restart_replaces_one_node_after_another(cluster: Cluster, stack: Checko
             eventually(lambda: len(seen.new) == 3 and not seen.first & seen.serving, LONG, "all are new")
         assert seen.fewest == 2
 
-    ledger.under("restart-", 300, restarted, rate=5)
+    ledger.under("restart-", 250, restarted, rate=5)
     ledger.await_whole()
 
 
