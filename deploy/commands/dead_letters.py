@@ -235,7 +235,7 @@ def drop(s: Session, choice: Choice, as_json: bool, yes: bool) -> None:
         return
     if not yes and not s.runner.dry:
         what = f"{len(doomed)} dead letter{'s' if len(doomed) > 1 else ''}"
-        confirm(f"`dead-letters drop` deletes {what} for good; `invoke dead-letters export FILE` would keep a copy")
+        confirm(s, f"`dead-letters drop` deletes {what} for good; `invoke dead-letters export FILE` would keep a copy")
     dropped: list[str] = []
 
     def take(letters: Letters, letter: Letter) -> None:

@@ -123,7 +123,7 @@ def purge(s: Session, queue: str, yes: bool, as_json: bool) -> None:
         if not s.runner.acts(f"purge the queue {queue} ({tasks_in_words(waiting)})  # as user worker"):
             return
         if waiting and not yes:
-            confirm(f"`purge {queue}` deletes {tasks_in_words(waiting)} for good: their senders wait for nothing")
+            confirm(s, f"`purge {queue}` deletes {tasks_in_words(waiting)} for good: their senders wait for nothing")
         purged = int(opened.queue_purge(queue)) if waiting else 0
     if as_json:
         print_json({"queue": queue, "purged": purged})

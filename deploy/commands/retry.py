@@ -34,7 +34,7 @@ def retry(s: Session, ids: list[str], name: str, since: str, queue: str, yes: bo
     if not s.runner.acts("".join(f"POST /tasks/{task['id']}/retry  # of the monitor\n" for task in tasks).rstrip()):
         return
     if not yes:
-        ask(tasks, bool(ids))
+        ask(s, tasks, bool(ids))
     done: list[dict[str, Any]] = []
     try:
         for task in tasks:
@@ -73,7 +73,7 @@ def failed(s: Session, name: str, since: str, queue: str) -> list[dict[str, Any]
     return tasks[::-1]
 
 
-def ask(tasks: list[dict[str, Any]], named: bool) -> None:
+def ask(s: Session, tasks: list[dict[str, Any]], named: bool) -> None:
     """Lists what is to be sent and asks; ids that somebody typed are sent without, unless the task went well."""
     if named and not any(task["state"] == "SUCCESS" for task in tasks):
         return
@@ -82,7 +82,7 @@ def ask(tasks: list[dict[str, Any]], named: bool) -> None:
         console.print(line)
     good = sum(task["state"] == "SUCCESS" for task in tasks)
     count = f"{len(tasks)} task{'' if len(tasks) == 1 else 's'}"
-    confirm(f"`retry` sends {count} again{f', {good} of which succeeded' if good else ''}")
+    confirm(s, f"`retry` sends {count} again{f', {good} of which succeeded' if good else ''}")
 
 
 def sent_again(s: Session, task: dict[str, Any]) -> dict[str, Any]:

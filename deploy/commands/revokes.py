@@ -87,7 +87,7 @@ def revoke(
             return
         ids = [task["id"] for task in found]
         if not yes and not s.runner.dry:
-            offer(found, terminate)
+            offer(s, found, terminate)
     ending = f"terminate {signal}" if terminate else "revoke"
     if not s.runner.acts(f"celery -A app control {ending} {' '.join(ids)}  # as user ops; kept in celery.revoked"):
         return
@@ -124,7 +124,7 @@ def matching(s: Session, name: str, older_than: str, queue: str, terminate: bool
     return found[::-1]
 
 
-def offer(tasks: list[dict[str, Any]], terminate: bool) -> None:
+def offer(s: Session, tasks: list[dict[str, Any]], terminate: bool) -> None:
     """Lists what is to be revoked, and asks."""
     console = looks.console()
     for line in looks.listing(tasks[:SHOWN], looks.terminal_width()):
@@ -132,7 +132,7 @@ def offer(tasks: list[dict[str, Any]], terminate: bool) -> None:
     if len(tasks) > SHOWN:
         note(f"... and {len(tasks) - SHOWN} more")
     count = f"{len(tasks)} task{'' if len(tasks) == 1 else 's'}"
-    confirm(f"`revoke` keeps {count} from running{', and ends those that run' if terminate else ''}")
+    confirm(s, f"`revoke` keeps {count} from running{', and ends those that run' if terminate else ''}")
 
 
 class Work:

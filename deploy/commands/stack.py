@@ -161,19 +161,24 @@ def down(s: Session, volumes: bool, yes: bool) -> None:
     from deploy.platforms import forget
 
     if volumes and not yes and not s.runner.dry:
-        confirm(
-            "`down --volumes` deletes the broker's data (waiting tasks, the event log) and the monitor's and Flower's history"
-        )
+        what = "the broker's data (waiting tasks, the event log) and the monitor's and Flower's history"
+        confirm(s, f"`down --volumes` deletes {what}")
     s.platform.down(volumes)
     if not s.runner.dry:
         forget()
-        where = s.platform.endpoints().place
-        said = f"The stack is down{f' ({where})' if where else ''}."
-        say(said + (" Its data is deleted; the secrets are kept." if volumes else " Its data is kept."))
+        data = "Its data is deleted; the secrets are kept." if volumes else "Its data is kept."
+        say(there(s, f"The stack is down. {data}"))
 
 
-def confirm(what: str) -> None:
+def there(s: Session, text: str) -> str:
+    """``text``, with the place before it where the stack is not on this host: nobody is to take one for another."""
+    place = s.endpoints.place
+    return f"{place}: {text}" if place else text
+
+
+def confirm(s: Session, what: str) -> None:
     """Asks the person at the terminal; where there is none, only --yes will do."""
+    what = there(s, what)
     if not sys.stdin.isatty():
         raise WarrenError(f"{what}; say --yes to do it", ExitCode.REFUSED)
     note(f"{what}.")
@@ -186,7 +191,7 @@ def restart(s: Session, services: list[str]) -> None:
     chosen = checked(s, services)
     s.platform.restart(chosen)
     if not s.runner.dry:
-        say(f"Restarted {', '.join(chosen)}.")
+        say(there(s, f"Restarted {', '.join(chosen)}."))
 
 
 def checked(s: Session, services: list[str]) -> list[str]:
@@ -241,10 +246,11 @@ def status(s: Session, as_json: bool) -> None:
             {**answer, "autoscaling": scaling, "queues": queues, "attention": attention, "error": trouble or None}
         )
     elif not instances:
-        place = s.endpoints.place
-        say(f"{f'{place}: nothing' if place else 'Nothing'} runs. `invoke up` starts the stack.")
+        say(there(s, "Nothing runs. `invoke up` starts the stack."))
         troubles(s, "")
     else:
+        if place := s.endpoints.place:
+            note(f"{place}:")
         table(
             ("service", "name", "state", "ready", "since"),
             [(one.service, one.name, one.state, "yes" if one.ready else "no", one.since) for one in instances],
@@ -344,7 +350,7 @@ def scale_workers(s: Session, workers: int, pool: str = DEFAULT, most: int | Non
     if scaler := s.platform.autoscalers().get(service):
         scaler.bound(workers, most, s.settings.up_timeout)
         if not s.runner.dry:
-            say(f"{bounds(scaler)}{'' if pool == DEFAULT else f' of the pool {pool}'}.")
+            say(there(s, f"{bounds(scaler)}{'' if pool == DEFAULT else f' of the pool {pool}'}."))
             if scaler.paused:
                 note("no worker is left: tasks wait in their queues; `invoke scale-workers 1` lets it go on")
         return
@@ -362,7 +368,8 @@ def scale_workers(s: Session, workers: int, pool: str = DEFAULT, most: int | Non
         busy = busy_nodes(s, len(running))
     s.platform.scale(workers, busy, pool)
     if not s.runner.dry:
-        say(f"{workers} worker{'' if workers == 1 else 's'}{'' if pool == DEFAULT else f' of the pool {pool}'}.")
+        of = "" if pool == DEFAULT else f" of the pool {pool}"
+        say(there(s, f"{workers} worker{'' if workers == 1 else 's'}{of}."))
         if not workers:
             note(
                 f"no worker is left{'' if pool == DEFAULT else ' there'}: tasks wait in their queues until there is one"

@@ -248,6 +248,20 @@ def test_the_image_that_an_overlay_pins_is_what_the_broker_is_to_get(home: Path,
         named.require_upgradable()
 
 
+def test_down_says_where_before_it_does_anything(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    platform, runner = made({f"{KUBECTL} delete": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        platform.down(volumes=True)
+    assert capsys.readouterr().err.startswith(
+        "dev/warren: stopping the stack, workers first, when their tasks have ended"
+    )
+    # Also where no worker is left.
+    platform, _ = made({f"{READ} get pods": items(), f"{KUBECTL} delete": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        platform.down(volumes=False)
+    assert capsys.readouterr().err == "dev/warren: stopping the stack\n"
+
+
 def test_down_stops_workers_first_and_keeps_data_unless_told(home: Path) -> None:
     # As the cluster makes it, with the labels of an overlay that changes its size.
     claim = {"metadata": {"name": "data-rabbitmq-0", "labels": {"app.kubernetes.io/name": "rabbitmq"}}}

@@ -193,6 +193,33 @@ def test_down(
     assert chosen.exists() is dry
 
 
+class Elsewhere(Endpoints):
+    place = "dev/shop"
+
+
+def test_what_is_said_of_a_stack_elsewhere_names_the_place(
+    home: Path, secrets: Secrets, terminal: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal(None)
+    platform = Platform(STACK)
+    session = session_on(platform, secrets)
+    session.__dict__["endpoints"] = Elsewhere("127.0.0.1", amqp=1, management=2, prometheus=3, flower=4, monitor=5)
+    with pytest.raises(
+        WarrenError, match=r"^dev/shop: `down --volumes` deletes the broker's data .*; say --yes to do it$"
+    ):
+        stack.down(session, volumes=True, yes=False)
+    assert platform.calls == []
+    stack.down(session, volumes=False, yes=False)
+    stack.restart(session, ["worker"])
+    stack.scale_workers(session, 2)
+    stack.status(session, as_json=False)
+    printed = capsys.readouterr()
+    assert "dev/shop:" in printed.err.splitlines()
+    assert printed.out.startswith(
+        "dev/shop: The stack is down. Its data is kept.\ndev/shop: Restarted worker.\ndev/shop: 2 workers.\n"
+    )
+
+
 # --- services
 
 

@@ -235,11 +235,13 @@ class Kubernetes:
             self.stop(volumes)
 
     def stop(self, volumes: bool) -> None:
+        if not self.runner.dry:
+            workers = any(kind(one.service) == "worker" for one in self.status())
+            first = f", workers first, when their tasks have ended ({self.settings.stop_grace} s at most)"
+            self.kubectl.note(f"stopping the stack{first if workers else ''}")
         if scalers := self.autoscalers().values():
             # One that finds nothing to scale looks again only after minutes.
             self.kubectl.run("delete", *(one.resource for one in scalers))
-        if any(kind(one.service) == "worker" for one in self.status()) and not self.runner.dry:
-            self.kubectl.note(f"workers stop first, when their tasks have ended ({self.settings.stop_grace} s at most)")
         # While the broker is there they end their tasks, acknowledge them and give back the others.
         self.delete("deployments", WORKERS, self.settings.stop_grace + DOWN_PATIENCE)
         if not volumes:
