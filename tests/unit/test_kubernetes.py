@@ -249,7 +249,7 @@ def test_the_image_that_an_overlay_pins_is_what_the_broker_is_to_get(home: Path,
 
 
 def test_down_says_where_before_it_does_anything(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    platform, runner = made({f"{KUBECTL} delete": KeyboardInterrupt()})
+    platform, _ = made({f"{KUBECTL} delete": KeyboardInterrupt()})
     with pytest.raises(KeyboardInterrupt):
         platform.down(volumes=True)
     assert capsys.readouterr().err.startswith(
