@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import itertools
+import logging
 import os
+import time
+from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
+import kombu
 from celery import states
 from celery.backends.asynchronous import Drainer
 from celery.backends.rpc import ResultConsumer as CeleryResultConsumer
@@ -17,18 +24,109 @@ __all__ = ["RPCBackend"]
 REMEMBERED = 10_000
 # Seconds. What has arrived is there at once; without any limit py-amqp would wait for more.
 GLANCE = 0.001
+# Seconds that a queue of results outlives its process, where the app says nothing of `result_expires`.
+DAY = 86_400.0
+# Seconds that a process which ends waits for a broker that may hang.
+GOODBYE = 1.0
+
+logger = logging.getLogger("warren.results")
+
+priorities = itertools.count()
+
+
+class Consumer(kombu.Consumer):
+    """Kombu's, but a result has arrived when it was handled: what a connection was given that broke comes again."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "no_ack": False})
+
+    def receive(self, body: Any, message: Any) -> None:
+        super().receive(body, message)
+        message.ack()
+
+    def on_decode_error(self, message: Any, error: Exception) -> None:
+        # It would come again with each connection.
+        message.reject()
+        raise error
 
 
 class ResultConsumer(CeleryResultConsumer):
-    """Celery's own, but results that it has received can be seen without waiting for one.
+    """Celery's own, but no result is lost with a connection, and what was received can be seen without waiting.
 
     It is started by the first `get()` and from then on receives every result. Celery handles those only during another
     `get()` and looks for them in the queue meanwhile, so a `ready()` in between would be False for ever.
+
+    A connection that broke is replaced while somebody waits for a result. Celery 5.7 tries that for four seconds; where
+    it fails, `get()` raises an error, and from then on reads from a connection that consumes nothing.
     """
+
+    Consumer = Consumer
+
+    _connection: Any = None
+    _consumer: Any = None
+    _pid = 0
+    _consumed = False
+    _away = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.under_way: LRUCache = LRUCache(limit=REMEMBERED)
+
+    def consume_from(self, task_id: str) -> None:
+        if self._connection is None:
+            self._connection = self.app.connection()
+            self._pid = os.getpid()
+            consumers.add(self)
+
+    def drain_events(self, timeout: float | None = None) -> Any:
+        """Handles a result.
+
+        Raises:
+            TimeoutError: within ``timeout`` seconds there was none, or no broker.
+        """
+        if self._connection is None:
+            return super().drain_events(timeout)
+        limit = time.monotonic() + (timeout or 0)
+        try:
+            if self._consumer is None:
+                self._consume(timeout)
+            return self._connection.drain_events(timeout=timeout)
+        except (*self._connection.connection_errors, *self._connection.channel_errors) as error:
+            if self._consumer is not None and isinstance(error, TimeoutError) and error.errno is None:
+                raise
+            # What never worked may be a mistake.
+            if not self._consumed and not isinstance(error, self._connection.recoverable_connection_errors):
+                raise
+            if not self._away:
+                logger.warning("results can't be received (%s); looking for the broker", error)
+            self._away = True
+            self._connection.collect()
+            if self._consumer is None:
+                time.sleep(max(0.0, limit - time.monotonic()))
+            self._consumer = None
+        raise TimeoutError
+
+    def _consume(self, timeout: float | None) -> None:
+        self._connection.ensure_connection(timeout=timeout, reraise_as_library_errors=False)
+        queue = self.backend.binding
+        # The broker may not know for minutes that the connection before this one broke.
+        queue.consumer_arguments = {"x-priority": next(priorities)}
+        consumer = self.Consumer(
+            self._connection.default_channel, [queue], callbacks=[self.on_state_change], accept=self.accept
+        )
+        consumer.consume()
+        if self._away:
+            logger.info("results are received again")
+        self._consumer, self._consumed, self._away = consumer, True, False
+
+    def leave(self) -> None:
+        """Removes the queue, which nobody else can use."""
+        if self._consumer is None or self._pid != os.getpid():
+            return
+        with suppress(Exception):
+            self._connection.connection.sock.settimeout(GOODBYE)
+            self._consumer.cancel()
+            self._consumer.channel.queue_delete(self.backend.oid, if_unused=True)
 
     def on_state_change(self, meta: dict[str, Any], message: Any) -> None:
         super().on_state_change(meta, message)
@@ -49,8 +147,17 @@ class ResultConsumer(CeleryResultConsumer):
             return
 
 
+consumers: WeakSet[ResultConsumer] = WeakSet()
+
+
+@atexit.register
+def leave() -> None:
+    for one in tuple(consumers):
+        one.leave()
+
+
 class RPCBackend(CeleryRPCBackend):
-    """Celery's own, but for the results that it overlooks, and for a worker's main process that is told to revoke a task.
+    """Celery's own, but for results that it loses or overlooks, and for a worker's main process that is told to revoke a task.
 
     There Celery asks the backend for the task's state and stores a new one (celery/worker/control.py). With rpc:// the
     main process has no reply queue and no request to answer: asking declares a durable queue that stays for a day, and
@@ -60,6 +167,17 @@ class RPCBackend(CeleryRPCBackend):
     ResultConsumer = ResultConsumer
 
     worker_pid: int | None = None
+
+    @property
+    def binding(self) -> Any:
+        """The queue of this process's results.
+
+        Celery's goes with its last consumer, that is, with a connection that breaks: results in it are lost, and so are
+        those that come before the next one.
+        """
+        return self.Queue(
+            self.oid, self.exchange, self.oid, durable=True, auto_delete=False, expires=self.expires or DAY
+        )
 
     def in_worker(self) -> bool:
         return self.worker_pid == os.getpid()

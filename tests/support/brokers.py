@@ -62,6 +62,18 @@ class Broker(ABC):
     def start(self) -> None:
         """Starts it, for the first time or again; returns when it serves."""
 
+    def keeps_its_streams(self) -> bool:
+        """Whether it knows on its disk that it has streams.
+
+        RabbitMQ writes that half a second after it made the first. Killed before, it has lost them for good, and 4.0
+        does not even start again.
+        """
+        return b"rabbit_stream_coordinator" in self.stream_register()
+
+    @abstractmethod
+    def stream_register(self) -> bytes:
+        """The file in which it keeps that."""
+
     @abstractmethod
     def kill(self) -> None:
         """Ends it as a power cut would."""
@@ -102,6 +114,7 @@ class Broker(ABC):
             START_PATIENCE,
             lambda: f"{self.name} answers HTTP\n{self.log()}",
         )
+        eventually(self.keeps_its_streams, START_PATIENCE, lambda: f"{self.name} keeps its streams\n{self.log()}")
 
     @property
     def version(self) -> tuple[int, int]:

@@ -134,6 +134,11 @@ class ContainerBroker(Broker):
             raise AssertionError(f"{self.name} is not healthy: {error}\n{self.log()}") from None
         super().wait()
 
+    def stream_register(self) -> bytes:
+        code, output = self.container.exec(["sh", "-c", "cat /var/lib/rabbitmq/mnesia/*/coordination/*/names.dets"])
+        assert code == 0, output
+        return bytes(output)
+
     def kill(self) -> None:
         self.container.get_wrapped_container().kill()
 

@@ -79,6 +79,10 @@ class PrivateNode(Broker):
             self.server = Process(self.command, self.values, self.folder / "logs" / "server.log")
         self.wait()
 
+    def stream_register(self) -> bytes:
+        (register,) = (self.folder / "local").glob("rabbitmq/*/coordination/*/names.dets")
+        return register.read_bytes()
+
     def kill(self) -> None:
         if self.server:
             self.server.kill()
