@@ -42,7 +42,7 @@ def definitions(s: Session) -> None:
 def diff(s: Session) -> None:
     """Exit code 1 where there is a difference, as diff itself has it."""
     platform = kubernetes(s)
-    if platform.kubectl.get("namespace", s.settings.project) is None:
+    if platform.kubectl.own_namespace() is None:
         note(f"{platform.kubectl.place}: there is no such namespace yet, so all would be new; `invoke render` shows it")
         raise SystemExit(1)
     code = s.runner.attach(platform.kubectl.command("diff", "--kustomize", platform.overlay()))

@@ -496,7 +496,9 @@ def test_a_cluster_that_can_not_be_used(home: Path, raised: WarrenError, said: s
         (
             'error when patching "x": StatefulSet.apps "rabbitmq" is invalid: spec: Forbidden: updates to statefulset spec for '
             "fields other than 'replicas' are forbidden",
-            "the cluster does not take it: error when patching",
+            'the cluster does not take it: error when patching "x": '
+            'StatefulSet.apps "rabbitmq" is invalid: spec: Forbidden: updates to statefulset spec for fields other than '
+            "'replicas' are forbidden; of another size or class of a volume see docs/kubernetes-clusters.md",
             ExitCode.FAILED,
         ),
         (
@@ -623,6 +625,17 @@ def test_what_a_namespace_that_is_not_there_would_get_is_all_new(
         manifests.diff(session)
     assert (ended.value.code, runner.attached) == (1, [])
     assert "there is no such namespace yet, so all would be new" in capsys.readouterr().err
+
+
+def test_who_may_not_look_at_namespaces_has_one_and_may_compare(home: Path) -> None:
+    refused = 'namespaces "warren" is forbidden: User "jo" cannot get resource "namespaces"'
+    answer = WarrenError(f"`kubectl` ended with exit code 1: {refused}", ExitCode.FAILED)
+    platform, runner = made({f"{READ} get namespace warren": answer})
+    session = Session(runner, "kubernetes")  # type: ignore[arg-type]
+    session.__dict__.update(platform=platform, settings=platform.settings)
+    manifests.diff(session)
+    (compared,) = runner.attached
+    assert compared.startswith(f"{KUBECTL} diff --kustomize")
 
 
 def test_other_platforms_have_no_manifests_to_compare(menu: Menu, home: Path) -> None:

@@ -98,6 +98,15 @@ class Kubectl:
         found: dict[str, Any] | None = json.loads(printed) if printed.strip() else None
         return found
 
+    def own_namespace(self) -> dict[str, Any] | None:
+        """The namespace, or None. Bare where this user may not look at it: who has rights in one namespace only, has one."""
+        try:
+            return self.get("namespace", self.namespace)
+        except WarrenError as error:
+            if not unknown(error):
+                raise
+            return {"metadata": {}}
+
 
 def someone_elses(found: dict[str, Any]) -> bool:
     """Whether it is of another broker of the operator, in the same namespace."""
@@ -155,7 +164,9 @@ def answered(said: str) -> tuple[str, ExitCode] | None:
         return f"the cluster can't reach the pod's node; `kubectl get nodes` shows them ({said})", ExitCode.PLATFORM
     # What can't be changed is forbidden too, and what breaks a rule of the namespace. Where a right lacks, the user is named.
     if re.search(r"\bis invalid:|\bforbidden:(?! [Uu]ser )", said):
-        return f"the cluster does not take it: {said}", ExitCode.FAILED
+        disk = "statefulset spec for fields" in said or "persistentvolumeclaim" in said.lower()
+        hint = "; of another size or class of a volume see docs/kubernetes-clusters.md" if disk else ""
+        return f"the cluster does not take it: {said}{hint}", ExitCode.FAILED
     if "timed out waiting for the condition" in said:
         # Of --timeout, which is ours: what is waited for takes long, and the cluster says so.
         return f"{said}; `invoke status` shows what is left", ExitCode.TIMEOUT

@@ -31,11 +31,7 @@ def require_none(kubectl: Kubectl) -> None:
 def found_in(kubectl: Kubectl) -> list[str]:
     """What runs in the namespace of a stack that is still to come, as kubectl names it; nothing where a stack was before."""
     label, value = PART.split("=")
-    try:
-        there = kubectl.get("namespace", kubectl.namespace)
-    except WarrenError:
-        # Of who has rights in one namespace only (k8s/components/namespaced). Whether the cluster answers is seen below.
-        there = {"metadata": {}}
+    there = kubectl.own_namespace()
     if there is None or there["metadata"].get("labels", {}).get(label) == value or kubectl.list("configmaps"):
         return []
     return kubectl.read("get", KINDS, "--selector", f"{label}!={value}", "--output", "name").split()
