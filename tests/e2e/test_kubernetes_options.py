@@ -162,7 +162,7 @@ def test_a_pool_by_a_copied_folder_has_workers_for_its_own_queue(stack: Checkout
     # The settings name neither this pool nor its queue.
     assert stack.invoke("pause", "batch").stdout.startswith("batch: paused")
     stack.invoke("resume", "batch")
-    assert stack.invoke("scale-workers", "0", "--pool", "batch").stdout == "0 workers of the pool batch.\n"
+    assert stack.invoke("scale-workers", "0", "--pool", "batch").stdout.endswith(": 0 workers of the pool batch.\n")
     stack.invoke("scale-workers", "1", "--pool", "batch")
     assert "celery@worker-batch-" in stack.invoke("logs", "worker-batch").stdout
 
@@ -171,7 +171,9 @@ def test_a_pool_by_a_copied_folder_has_workers_for_its_own_queue(stack: Checkout
 def test_workers_grow_with_the_cpu_that_they_use_within_bounds_that_a_person_sets(
     cluster: Cluster, stack: Checkout
 ) -> None:
-    assert stack.invoke("scale-workers", "1", "--max", "2").stdout == "HorizontalPodAutoscaler keeps 1 to 2 workers.\n"
+    assert stack.invoke("scale-workers", "1", "--max", "2").stdout.endswith(
+        ": HorizontalPodAutoscaler keeps 1 to 2 workers.\n"
+    )
     burning = subprocess.Popen(
         [
             *("kubectl", "--context", cluster.context, "--namespace", cluster.namespace),
@@ -194,7 +196,9 @@ def test_workers_grow_with_the_cpu_that_they_use_within_bounds_that_a_person_set
         {"service": "worker", "by": "HorizontalPodAutoscaler", "least": 1, "most": 2, "paused": False}
     ]
     # Still as busy: that is what the process in the pod goes on for.
-    assert stack.invoke("scale-workers", "1", "--max", "1").stdout == "HorizontalPodAutoscaler keeps 1 to 1 workers.\n"
+    assert stack.invoke("scale-workers", "1", "--max", "1").stdout.endswith(
+        ": HorizontalPodAutoscaler keeps 1 to 1 workers.\n"
+    )
     eventually(lambda: replicas(cluster) == 1, PATIENCE, lambda: cluster.kubectl("describe", "hpa").stdout[-3000:])
     stack.invoke("up")
     assert stack.json("status")["autoscaling"][0]["most"] == 1
