@@ -8,11 +8,12 @@ import logging
 import os
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakSet
 
 import kombu
-from celery import states
+from celery import states, uuid
+from celery._state import task_join_will_block
 from celery.backends.asynchronous import Drainer
 from celery.backends.rpc import ResultConsumer as CeleryResultConsumer
 from celery.backends.rpc import RPCBackend as CeleryRPCBackend
@@ -26,6 +27,8 @@ REMEMBERED = 10_000
 GLANCE = 0.001
 # Seconds that a queue of results outlives its process, where the app says nothing of `result_expires`.
 DAY = 86_400.0
+# Seconds that a queue stays that is deleted at once, if something comes between.
+MINUTE = 60.0
 # Seconds that a process which ends waits for a broker that may hang.
 GOODBYE = 1.0
 
@@ -167,6 +170,23 @@ class RPCBackend(CeleryRPCBackend):
     ResultConsumer = ResultConsumer
 
     worker_pid: int | None = None
+    lasting: ClassVar[set[str]] = set()
+
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        """Makes the queue of results, as Celery's own does.
+
+        RabbitMQ 3.10 and 4.0 say that a queue is there before they know it on their disk: if they are killed then, the last
+        thing that they made may be gone, and results that come before somebody asks for one vanish. So this is not the last.
+        """
+        super().on_task_call(producer, task_id)
+        if self.oid in self.lasting or task_join_will_block():
+            return
+        self.lasting.add(self.oid)
+        last = self.Queue(uuid(), durable=True, auto_delete=True, expires=MINUTE).bind(producer.channel)
+        # A connection that breaks here is looked after by whoever sends the task.
+        with suppress(*producer.connection.connection_errors, *producer.connection.channel_errors):
+            last.declare()
+            last.delete()
 
     @property
     def binding(self) -> Any:

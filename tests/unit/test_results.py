@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import amqp
+import kombu
 import pytest
 
 from app import factory, results
@@ -82,6 +83,25 @@ def test_the_queue_outlives_connections_and_not_its_process_for_long() -> None:
             True,
             expected,
         )
+
+
+def test_the_queue_is_not_the_last_thing_that_the_broker_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = factory.make(AppSettings()).backend
+    connection = kombu.Connection("memory://")
+    producer = SimpleNamespace(channel=connection.channel(), connection=connection)
+    said: list[tuple[str, str]] = []
+    for name in ("queue_declare", "queue_delete"):
+
+        def note(queue: str, *_: Any, name: str = name, **__: Any) -> Any:
+            said.append((name, queue))
+            return SimpleNamespace(queue=queue)
+
+        monkeypatch.setattr(producer.channel, name, note)
+    monkeypatch.setattr(results, "uuid", lambda: "last")
+    for _ in range(2):
+        backend.on_task_call(producer, "id")
+    ours = ("queue_declare", backend.oid)
+    assert said == [ours, ("queue_declare", "last"), ("queue_delete", "last"), ours]
 
 
 class Message:
