@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -329,3 +330,15 @@ def test_a_status_leaves_out_what_only_takes_its_time(home: Path) -> None:
     )
     (line,) = platform.troubles()
     assert line.startswith("dev/warren: nodes can't get the image warren-app:0123 (worker-a)")
+
+
+def test_a_page_of_a_cluster_that_is_away_can_not_be_opened(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = "The connection to the server 127.0.0.1:1 was refused - did you specify the right host or port?"
+    program = home / "kubectl"
+    program.write_text(f"#!/bin/sh\necho '{away}' >&2\nexit 1\n")
+    program.chmod(0o755)
+    platform, _ = made()
+    monkeypatch.setenv("PATH", str(home), prepend=os.pathsep)
+    with pytest.raises(WarrenError, match="the cluster does not answer; is it up") as caught:
+        _ = platform.endpoints().flower
+    assert caught.value.code is ExitCode.PLATFORM

@@ -336,6 +336,7 @@ def test_commands_in_a_row(menu: Menu, got: Got, typed: str, commands: list[str]
         ("status nosuch", "error: No idea what 'nosuch' is; see `invoke status --help`"),
         ("status -- more", "error: No idea what 'more' is;"),
         ("status -5", "error: No idea what '-5' is;"),
+        ("--platform local status", "error: --platform belongs behind the command: invoke COMMAND --platform"),
         ("up --workers", "error: --workers needs a value; see `invoke up --help`"),
     ],
 )

@@ -11,12 +11,9 @@ from typing import Any
 from deploy.errors import WarrenError
 from deploy.platforms.kubernetes import passwords
 from deploy.platforms.kubernetes.kubectl import Kubectl
-from deploy.secrets import NAMES
 
 __all__ = ["JOB", "Asked", "Rank", "Reason"]
 
-# What the Secret has (k8s/base/config/make_secrets.py).
-KEYS = {*NAMES, "erlang-cookie", "tls.crt", "tls.key"}
 JOB = "make-secrets"
 
 
@@ -68,7 +65,8 @@ class Asked:
     def lacking(self) -> list[str]:
         """The keys that the Secret of all passwords does not have."""
         try:
-            return sorted(KEYS - passwords.load(self.kubectl).keys())
+            # Beside the passwords it has a certificate (k8s/base/config/make_secrets.py).
+            return sorted({*passwords.KEYS, "tls.crt", "tls.key"} - passwords.load(self.kubectl).keys())
         except WarrenError:
             return []
 

@@ -11,7 +11,7 @@ from deploy.paths import STATE, write_private
 from deploy.platforms.kubernetes.kubectl import PART, Kubectl
 from deploy.secrets import NAMES, Secrets, generate
 
-__all__ = ["NAME", "complete", "let_be_made", "load", "of_keda"]
+__all__ = ["KEYS", "NAME", "complete", "let_be_made", "load", "of_keda"]
 
 NAME = "warren"
 # What it has beside a certificate (k8s/base/config/make_secrets.py).
