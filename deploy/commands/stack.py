@@ -188,10 +188,24 @@ def confirm(s: Session, what: str) -> None:
 
 def restart(s: Session, services: list[str]) -> None:
     require_edge(s)
-    chosen = checked(s, services)
+    chosen = without_others(s, checked(s, services))
     s.platform.restart(chosen)
     if not s.runner.dry:
         say(there(s, f"Restarted {', '.join(chosen)}."))
+
+
+def without_others(s: Session, services: list[str]) -> list[str]:
+    """``services`` without a broker that others run.
+
+    Raises:
+        WarrenError: that leaves none.
+    """
+    if "rabbitmq" not in services or not s.endpoints.broker_is_others:
+        return services
+    if left := [one for one in services if one != "rabbitmq"]:
+        note(there(s, "others run the broker, and restart it"))
+        return left
+    raise WarrenError(there(s, "others run the broker, and restart it; nothing was done"), ExitCode.UNKNOWN)
 
 
 def checked(s: Session, services: list[str]) -> list[str]:

@@ -364,16 +364,6 @@ def test_restart_applies_and_starts_anew(home: Path) -> None:
 OTHERS = {"kubectl kustomize": "kind: ConfigMap\nmetadata:\n  name: warren-broker-address-0123\n"}
 
 
-def test_a_broker_that_others_run_is_left_to_them(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    platform, runner = made(OTHERS)
-    platform.restart(["rabbitmq", "worker"])
-    assert runner.ran[1:] == [f"{KUBECTL} rollout restart deployment/worker"]
-    assert "others run the broker, and restart it" in capsys.readouterr().err
-    platform, runner = made(OTHERS)
-    platform.restart(["rabbitmq"])
-    assert runner.ran[1:] == []
-
-
 def test_up_says_what_a_broker_of_others_needs_and_what_is_left_of_ours(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -223,6 +223,22 @@ def test_what_is_said_of_a_stack_elsewhere_names_the_place(
 # --- services
 
 
+def test_a_broker_that_others_run_is_left_to_them(
+    secrets: Secrets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Endpoints, "broker_is_others", property(lambda _: True))
+    platform = Platform()
+    stack.restart(session_on(platform, secrets), [])
+    assert platform.calls == [("restart", ["worker", "monitor", "flower"])]
+    printed = capsys.readouterr()
+    assert printed.out == "Restarted worker, monitor, flower.\n"
+    assert "others run the broker, and restart it" in printed.err
+    with pytest.raises(WarrenError, match="others run the broker, and restart it; nothing was done") as caught:
+        stack.restart(session_on(platform, secrets), ["rabbitmq"])
+    assert caught.value.code is ExitCode.UNKNOWN
+    assert len(platform.calls) == 1
+
+
 @pytest.mark.parametrize("call", [stack.restart, lambda s, services: stack.logs(s, services, False, 1)])
 def test_a_service_that_there_is_not(secrets: Secrets, call: Any) -> None:
     platform = Platform(STACK)

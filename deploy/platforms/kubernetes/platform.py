@@ -280,12 +280,7 @@ class Kubernetes:
                 raise nothing_runs(self.kubectl.place)
             self.build()
             self.apply()
-            if self.others_broker and "rabbitmq" in services:
-                services = [one for one in services if one != "rabbitmq"]
-                self.kubectl.note("others run the broker, and restart it")
             wanted = [self.workload(service) for service in services]
-            if not wanted:
-                return
             self.kubectl.run("rollout", "restart", *wanted)
             if not self.runner.dry:
                 progress.until_ready(self.kubectl, self.settings.up_timeout, services)
