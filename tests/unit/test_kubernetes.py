@@ -17,6 +17,7 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.platforms import choose
 from deploy.platforms.kubernetes import Kubernetes, passwords
 from deploy.platforms.kubernetes import progress as waiting
+from deploy.platforms.kubernetes.pools import scaled
 from deploy.run import Runner
 from deploy.session import Session
 from deploy.settings import Settings
@@ -131,7 +132,7 @@ def test_an_apply_takes_over_a_number_that_an_earlier_one_set(home: Path) -> Non
     applied = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps({"spec": {"replicas": 3}})}
     found = items(workload("worker", 5, 5, annotations=applied), workload("worker-heavy", 2, 2))
     platform, _ = made({f"{READ} get deployments --selector {WORKERS}": found})
-    assert platform.scaled() == {"worker": 5, "worker-heavy": None}
+    assert scaled(platform.kubectl) == {"worker": 5, "worker-heavy": None}
 
 
 def test_up_ends_pools_that_the_settings_have_no_more(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -26,6 +25,7 @@ from deploy.platforms.kubernetes import (
     overlay,
     passwords,
     pods,
+    pools,
     progress,
     trouble,
 )
@@ -45,12 +45,6 @@ if TYPE_CHECKING:
     from deploy.platforms.kubernetes.image import ClusterImage
 
 __all__ = ["Kubernetes"]
-
-# The workers of all pools.
-WORKERS = f"{PART},app.kubernetes.io/component=worker"
-
-# Which of the pods a smaller number of workers takes first: those of the lowest cost.
-COST = "controller.kubernetes.io/pod-deletion-cost"
 
 # Seconds that broker nodes of RabbitMQ's operator may take to stop, if they see each that the others can do without it: ten
 # minutes at most.
@@ -129,8 +123,8 @@ class Kubernetes:
                 self.kubectl.run("delete", "pods", *stuck, "--ignore-not-found", "--wait=false")
             if self.others_broker:
                 self.tell_of_others_broker(fresh)
-            self.first_scale(workers)
-            self.end_former_pools()
+            pools.first_scale(self.kubectl, self.settings, workers)
+            pools.end_former_pools(self.kubectl, self.settings)
             progress.until_ready(self.kubectl, self.settings.up_timeout)
             generated.sweep(self.kubectl, os.path.relpath(overlay.FOLDER, ROOT))
 
@@ -148,57 +142,14 @@ class Kubernetes:
                 f"delete {ours}` ends it, and leaves its volume"
             )
 
-    def first_scale(self, workers: int | None) -> None:
-        """Gives each pool the workers that are asked for. Of one that is there already the number is what it was scaled to.
-
-        Where an autoscaler decides, the settings are its bounds by now (:class:`Scalers`), and what is asked for becomes one.
-        """
-        scalers = self.autoscalers()
-        for service, pool in worker_services(self.settings).items():
-            there = self.kubectl.get("deployment", service)
-            if there is None:
-                continue
-            asked = workers if pool.name == DEFAULT else None
-            if scaler := scalers.get(service):
-                if asked is not None:
-                    scaler.bound(asked, None, self.settings.up_timeout)
-                continue
-            # What the settings do not say is left to the overlay.
-            if asked is None and there["metadata"]["generation"] == 1 and (pool.name != DEFAULT or pool.workers != 1):
-                asked = pool.workers
-            if asked is not None and asked != there["spec"].get("replicas", 1):
-                self.kubectl.run("scale", f"deployment/{service}", f"--replicas={asked}")
-
-    def end_former_pools(self) -> None:
-        """Stops the workers of pools that the settings do not name any more."""
-        scalers = self.autoscalers()
-        for found in self.kubectl.list("deployments", f"{WORKERS},{overlay.OURS}"):
-            if (service := found["metadata"]["name"]) not in worker_services(self.settings):
-                self.kubectl.note(f"{service} ends: no such pool is in WARREN_POOLS")
-                # An autoscaler first: it would start workers again. The ConfigMap is what one of KEDA's reads.
-                scaler = [] if service not in scalers else scalers[service].parts
-                of_it = (f"deployment/{service}", f"poddisruptionbudget/{service}")
-                self.kubectl.run("delete", *scaler, *of_it, "--ignore-not-found", "--wait=false")
-
     def overlay(self) -> str:
         """Writes the overlay of this checkout and says its folder, as kubectl takes it from the project's folder."""
         place = overlay.base(self.settings)
         if not self.runner.dry:
             scalers = Scalers.of(place, self.runner, self.autoscalers())
             self.others_broker = scalers.outside
-            overlay.write(self.settings, self.image.name(), place, self.scaled(), scalers)
+            overlay.write(self.settings, self.image.name(), place, pools.scaled(self.kubectl), scalers)
         return os.path.relpath(overlay.FOLDER, ROOT)
-
-    def scaled(self) -> dict[str, int | None]:
-        """What is to be said of the number of workers, by service, so that an apply leaves it alone."""
-        said: dict[str, int | None] = {}
-        for found in self.kubectl.list("deployments", WORKERS):
-            notes = found["metadata"].get("annotations", {})
-            applied = json.loads(notes.get("kubectl.kubernetes.io/last-applied-configuration", "{}"))
-            # Where an earlier apply set it (overlays may), leaving it out now would make it one.
-            owned = "replicas" in applied.get("spec", {})
-            said[found["metadata"]["name"]] = found["spec"]["replicas"] if owned else None
-        return said
 
     def apply(self) -> None:
         self.require_upgradable()
@@ -243,7 +194,7 @@ class Kubernetes:
             # One that finds nothing to scale looks again only after minutes.
             self.kubectl.run("delete", *(one.resource for one in scalers))
         # While the broker is there they end their tasks, acknowledge them and give back the others.
-        self.delete("deployments", WORKERS, self.settings.stop_grace + DOWN_PATIENCE)
+        self.delete("deployments", pools.WORKERS, self.settings.stop_grace + DOWN_PATIENCE)
         if not volumes:
             broker.annotate(self.kubectl)
         self.stop_at_once()
@@ -334,7 +285,7 @@ class Kubernetes:
             raise not_up_yet(service)
         there = [pod["metadata"]["name"] for pod in pods.of(self.kubectl.list("pods"), service)]
         if 0 < workers < len(there):
-            self.mark(there, busy)
+            pools.mark(self.kubectl, there, busy)
             if len(there) - workers > sum(f"celery@{name}" not in busy for name in there):
                 grace = worker_services(self.settings).get(service, self.settings.default_pool).stop_grace
                 self.kubectl.note(f"some end their tasks first, for {grace} s at most")
@@ -344,13 +295,6 @@ class Kubernetes:
 
     def autoscalers(self) -> dict[str, Autoscaler]:
         return autoscalers(self.kubectl)
-
-    def mark(self, names: Sequence[str], busy: set[str]) -> None:
-        """Says which pods are to go first. Kubernetes would stop the youngest, and let one that runs no task stay."""
-        working = [name for name in names if f"celery@{name}" in busy]
-        for cost, those in (("1", working), ("0", [name for name in names if name not in working])):
-            if those:
-                self.kubectl.run("annotate", "--overwrite", "pods", *those, f"{COST}={cost}")
 
     def exec(self, service: str, command: Sequence[str]) -> int:
         there = [pod for pod in pods.of(self.kubectl.stack("pods"), service) if pods.ready(pod)]
