@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -20,53 +21,67 @@ pytestmark = pytest.mark.timeout(900)
 PATIENCE = 200
 
 
-@contextmanager
-def hanging(broker: Broker) -> Iterator[None]:
-    """Its kernel takes what it is sent, and nothing answers."""
-    container = broker.container.get_wrapped_container()  # type: ignore[attr-defined]
-    container.pause()
-    try:
-        yield
-    finally:
-        container.unpause()
+class Line:
+    """A network that the broker has for itself, beside that of its published ports: nobody else gets its address meanwhile."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.container = broker.container.get_wrapped_container()  # type: ignore[attr-defined]
+        self.network = self.container.client.networks.create(f"warren-test-{uuid.uuid4().hex[:12]}")
+        self.network.connect(self.container)
+
+    @property
+    def address(self) -> str:
+        self.container.reload()
+        return str(self.container.attrs["NetworkSettings"]["Networks"][self.network.name]["IPAddress"])
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Its kernel takes what it is sent, and nothing answers."""
+        self.container.pause()
+        try:
+            yield
+        finally:
+            self.container.unpause()
+
+    @contextmanager
+    def vanished(self) -> Iterator[None]:
+        """Nobody takes what it is sent."""
+        before = self.address
+        self.network.disconnect(self.container, force=True)
+        try:
+            yield
+        finally:
+            self.network.connect(self.container)
+            assert self.address == before
+
+    def close(self) -> None:
+        self.network.disconnect(self.container, force=True)
+        self.network.remove()
 
 
-@contextmanager
-def vanished(broker: Broker) -> Iterator[None]:
-    """Nobody takes what it is sent."""
-    container = broker.container.get_wrapped_container()  # type: ignore[attr-defined]
-    name, place = network(broker)
-    found = container.client.networks.get(name)
-    found.disconnect(container, force=True)
-    try:
-        yield
-    finally:
-        found.connect(container, ipv4_address=place if name != "bridge" else None)
-
-
-def network(broker: Broker) -> tuple[str, str]:
-    """The container's network, and its address there: what is sent to a published port may be taken by the engine."""
-    container = broker.container.get_wrapped_container()  # type: ignore[attr-defined]
-    container.reload()
-    (name, about), *_ = container.attrs["NetworkSettings"]["Networks"].items()
-    return str(name), str(about["IPAddress"])
+@pytest.fixture
+def line(broker: Broker) -> Iterator[Line]:
+    only(broker, "4.3", because="it takes half a minute, and whoever is silent has no version")
+    made = Line(broker)
+    yield made
+    made.close()
 
 
 def lost(worker: Worker) -> bool:
     return "Connection to broker lost" in worker.text and not worker.ready
 
 
-@pytest.mark.parametrize("silent", [hanging, vanished])
+@pytest.mark.parametrize("silent", [Line.hanging, Line.vanished])
 @pytest.mark.usefixtures("producer")
 def test_a_worker_finds_out_that_its_broker_is_silent(
-    broker: Broker, make_worker: MakeWorker, silent: Callable[[Broker], AbstractContextManager[None]]
+    broker: Broker, line: Line, make_worker: MakeWorker, silent: Callable[[Line], AbstractContextManager[None]]
 ) -> None:
-    only(broker, "4.3", because="it takes half a minute, and whoever is silent has no version")
-    direct = {"CELERY_BROKER_URL": broker.url("worker").replace(f"{HOST}:{broker.amqp}", f"{network(broker)[1]}:5672")}
+    # Not by the published port: what is sent there, the engine may take.
+    direct = {"CELERY_BROKER_URL": broker.url("worker").replace(f"{HOST}:{broker.amqp}", f"{line.address}:5672")}
     first, second = make_worker(values=direct), make_worker(values=direct)
     running = sleep.delay(2)
     eventually(lambda: any(f"{running.id}] received" in one.text for one in (first, second)), 30, first.tail)
-    with silent(broker):
+    with silent(line):
         # One is told to stop before it can know, and hears it.
         second.signal(signal.SIGTERM)
         eventually(lambda: lost(first), PATIENCE, first.tail)
