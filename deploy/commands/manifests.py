@@ -18,12 +18,13 @@ __all__ = ["definitions", "diff", "push", "render"]
 def render(s: Session, overlay: str) -> None:
     """Without a cluster: what the settings of now make of the overlay."""
     from deploy.platforms.kubernetes import overlay as overlays
+    from deploy.platforms.kubernetes import rendered
     from deploy.platforms.kubernetes.image import ClusterImage
     from deploy.platforms.kubernetes.scalers import Scalers
 
     place = overlays.base(s.settings, overlay)
     image = ClusterImage(s.settings, s.runner).name()
-    folder = overlays.write(s.settings, image, place, {}, Scalers.of(place, s.runner, {}))
+    folder = overlays.write(s.settings, image, place, {}, Scalers.of(rendered.render(place, s.runner), {}))
     say(s.runner.read(["kubectl", "kustomize", str(folder)]).rstrip())
 
 

@@ -13,6 +13,7 @@ from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
 from deploy.platforms.kubernetes import overlay
 from deploy.platforms.kubernetes.autoscaling import Autoscaler
+from deploy.platforms.kubernetes.rendered import render
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.settings import Settings
 from tests.unit.conftest import FakeRunner
@@ -185,7 +186,7 @@ RENDERED = {
 def scalers(option: str, there: dict[str, Any] | None = None) -> Scalers:
     runner: Any = FakeRunner({"kubectl kustomize k8s/overlays/dev": RENDERED[option]})
     kept = {one["metadata"]["name"]: Autoscaler(None, one) for one in (there or {}).values()}  # type: ignore[arg-type]
-    return Scalers.of(DEV, runner, kept)
+    return Scalers.of(render(DEV, runner), kept)
 
 
 def said(content: dict[str, Any], kind: str = "ScaledObject") -> dict[str, Any]:
@@ -219,7 +220,7 @@ def test_the_defaults_leave_to_the_component_what_it_says(home: Path) -> None:
 def test_an_overlays_own_scaler_may_leave_its_most_out(home: Path) -> None:
     rendered = RENDERED["keda"].replace("  maxReplicaCount: 6\n", "")
     runner: Any = FakeRunner({"kubectl kustomize k8s/overlays/dev": rendered})
-    assert Scalers.of(DEV, runner, {}).most == 100
+    assert Scalers.of(render(DEV, runner), {}).most == 100
 
 
 def test_settings_reach_keda(home: Path) -> None:

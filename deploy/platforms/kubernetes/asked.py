@@ -12,9 +12,7 @@ from deploy.errors import WarrenError
 from deploy.platforms.kubernetes import passwords
 from deploy.platforms.kubernetes.kubectl import Kubectl
 
-__all__ = ["JOB", "Asked", "Rank", "Reason"]
-
-JOB = "make-secrets"
+__all__ = ["Asked", "Rank", "Reason"]
 
 
 class Rank(IntEnum):
@@ -83,23 +81,22 @@ class Asked:
     @cached_property
     def job(self) -> dict[str, Any] | None:
         """The one that makes the Secret with the passwords."""
-        return self.kubectl.get("job", JOB)
+        return self.kubectl.get("job", passwords.JOB)
 
     @cached_property
     def no_secret(self) -> Reason:
         """Why there is no Secret with the passwords."""
-        conditions = (self.job or {}).get("status", {}).get("conditions", [])
-        ended = {one["type"] for one in conditions if one["status"] == "True"}
+        ended = passwords.ended(self.job or {})
         if self.job is None:
             return Reason(
                 Rank.SECRET, "neither the Secret warren is there nor the Job that makes it", "try `invoke up`"
             )
         if "Failed" in ended:
             then = "`invoke up` starts it again"
-            return Reason(Rank.SECRET, f"the Job {JOB} could not make the Secret warren", then)
+            return Reason(Rank.SECRET, f"the Job {passwords.JOB} could not make the Secret warren", then)
         if "Complete" in ended:
             return Reason(Rank.SECRET, "the Secret warren has been deleted", "`invoke up` has it made anew")
-        return Reason(Rank.FOLLOWS, f"the Job {JOB} has not made the Secret warren yet")
+        return Reason(Rank.FOLLOWS, f"the Job {passwords.JOB} has not made the Secret warren yet")
 
     def log(self, pod: str, container: str, again: bool = False) -> list[str]:
         """The last lines that ``pod`` wrote; of the run before, where its container is to be started ``again``."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from deploy.platforms.kubernetes import pods
 from deploy.platforms.kubernetes.kubectl import Kubectl
+from deploy.platforms.kubernetes.rendered import documents, says
 from deploy.upgrade import version
 
 __all__ = ["annotate", "claims", "image", "ran"]
@@ -50,12 +51,12 @@ def annotate(kubectl: Kubectl) -> None:
 
 def image(rendered: str) -> str:
     """The broker's image in manifests as kustomize prints them; empty where they have no broker."""
-    for manifest in re.split(r"^---$", rendered, flags=re.MULTILINE):
-        if not re.search(r"^  name: rabbitmq$", manifest, re.MULTILINE):
+    for manifest in documents(rendered):
+        if not says(manifest, "  name", "rabbitmq"):
             continue
-        if re.search(r"^kind: RabbitmqCluster$", manifest, re.MULTILINE):
+        if says(manifest, "kind", "RabbitmqCluster"):
             return named(re.search(r"^  image: (\S+)$", manifest, re.MULTILINE))
-        if re.search(r"^kind: StatefulSet$", manifest, re.MULTILINE):
+        if says(manifest, "kind", "StatefulSet"):
             for container in re.split(r"^      - ", manifest, flags=re.MULTILINE):
                 if re.search(r"^(?:        )?name: rabbitmq$", container, re.MULTILINE):
                     return named(re.search(r"^(?:        )?image: (\S+)$", container, re.MULTILINE))

@@ -11,14 +11,21 @@ from deploy.paths import STATE, write_private
 from deploy.platforms.kubernetes.kubectl import PART, Kubectl
 from deploy.secrets import NAMES, Secrets, generate
 
-__all__ = ["KEYS", "NAME", "complete", "let_be_made", "load", "of_keda"]
+__all__ = ["JOB", "KEYS", "MAKERS", "NAME", "complete", "ended", "let_be_made", "load", "of_keda"]
 
 NAME = "warren"
 # What it has beside a certificate (k8s/base/config/make_secrets.py).
 KEYS = (*NAMES, "erlang-cookie")
 OF_KEDA = "warren-keda"
 # The Jobs that make them, each once.
-MAKERS = {"make-secrets": NAME, "make-keda-login": OF_KEDA}
+JOB = "make-secrets"
+MAKERS = {JOB: NAME, "make-keda-login": OF_KEDA}
+
+
+def ended(job: dict[str, Any]) -> set[str]:
+    """How a Job has ended: ``Complete``, ``Failed``; empty while it has not."""
+    states = job.get("status", {}).get("conditions", [])
+    return {one["type"] for one in states if one["status"] == "True"} & {"Complete", "Failed"}
 
 
 def let_be_made(kubectl: Kubectl) -> None:
@@ -28,10 +35,8 @@ def let_be_made(kubectl: Kubectl) -> None:
         WarrenError: this user may not read Jobs or Secrets.
     """
     for job in kubectl.list("jobs"):
-        states = job.get("status", {}).get("conditions", [])
-        over = any(one["type"] in {"Complete", "Failed"} and one["status"] == "True" for one in states)
         name = job["metadata"]["name"]
-        if over and name in MAKERS and kubectl.get("secret", MAKERS[name]) is None:
+        if ended(job) and name in MAKERS and kubectl.get("secret", MAKERS[name]) is None:
             kubectl.note(
                 f"the Secret {MAKERS[name]} is not there: it is made anew, with other passwords; what runs gets "
                 "them by `invoke down`, then `invoke up`"

@@ -29,10 +29,11 @@ from deploy.platforms.kubernetes import (
     progress,
     trouble,
 )
-from deploy.platforms.kubernetes.asked import JOB, Rank
+from deploy.platforms.kubernetes.asked import Rank
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers, overview
 from deploy.platforms.kubernetes.forward import Forwarded
 from deploy.platforms.kubernetes.kubectl import PART, THERE, Kubectl, explained
+from deploy.platforms.kubernetes.rendered import render
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.platforms.lock import locked
 from deploy.run import Runner
@@ -69,9 +70,8 @@ class Kubernetes:
 
     @cached_property
     def image(self) -> ClusterImage:
-        from deploy.platforms.kubernetes.image import (
-            ClusterImage,
-        )  # with what Compose has of images: most commands ask none
+        # With what Compose has of images: most commands ask none.
+        from deploy.platforms.kubernetes.image import ClusterImage
 
         return ClusterImage(self.settings, self.runner)
 
@@ -92,13 +92,18 @@ class Kubernetes:
 
     def build(self) -> None:
         """Builds the app image and copies it to the nodes, unless one's own overlay names another."""
-        place = overlay.base(self.settings)
-        if overlay.ours(place) or "image: warren-app:" in self.rendered(place):
+        if overlay.ours(self.place) or "image: warren-app:" in self.rendered:
             self.image.provide(self.kubectl)
 
-    def rendered(self, place: Path) -> str:
-        """The overlay at ``place`` as it is, without the settings."""
-        return self.runner.read(["kubectl", "kustomize", os.path.relpath(place, ROOT)])
+    @property
+    def place(self) -> Path:
+        """The folder of the overlay that the settings choose."""
+        return overlay.base(self.settings)
+
+    @cached_property
+    def rendered(self) -> str:
+        """That overlay as it is, without the settings."""
+        return render(self.place, self.runner)
 
     def up(self, workers: int | None) -> None:
         self.check()
@@ -144,9 +149,9 @@ class Kubernetes:
 
     def overlay(self) -> str:
         """Writes the overlay of this checkout and says its folder, as kubectl takes it from the project's folder."""
-        place = overlay.base(self.settings)
+        place = self.place
         if not self.runner.dry:
-            scalers = Scalers.of(place, self.runner, self.autoscalers())
+            scalers = Scalers.of(self.rendered, self.autoscalers())
             self.others_broker = scalers.outside
             overlay.write(self.settings, self.image.name(), place, pools.scaled(self.kubectl), scalers)
         return os.path.relpath(overlay.FOLDER, ROOT)
@@ -164,7 +169,7 @@ class Kubernetes:
             if not re.search(r'Job\S* "make-.*immutable', str(error)):
                 raise
             # Another image of Python's: a Job can't be changed, and what these made stays.
-            self.kubectl.run("delete", f"job/{JOB}", "job/make-keda-login", "--ignore-not-found")
+            self.kubectl.run("delete", *(f"job/{name}" for name in passwords.MAKERS), "--ignore-not-found")
             self.kubectl.run("apply", "--kustomize", folder)
         if not self.runner.dry:
             self.kubectl.note(f"applied the overlay {self.settings.kube_overlay} with the settings of .env ({folder})")
@@ -177,7 +182,7 @@ class Kubernetes:
         before, nodes = broker.ran(self.kubectl)
         wanted = self.settings.rabbitmq_image
         if before and wanted == Settings().rabbitmq_image:
-            wanted = broker.image(self.rendered(overlay.base(self.settings))) or wanted
+            wanted = broker.image(self.rendered) or wanted
         for image in before:
             require(image, wanted, nodes)
 

@@ -6,12 +6,12 @@ import re
 from typing import Any
 
 from deploy.platforms.kubernetes import passwords, pods
-from deploy.platforms.kubernetes.asked import JOB, Asked, Rank, Reason
+from deploy.platforms.kubernetes.asked import Asked, Rank, Reason
 
 __all__ = ["LAST_LINE", "named", "refused", "unmounted", "why"]
 
 # The setting that names the image of a container; that of all others is the app image.
-IMAGES = {"rabbitmq": "WARREN_RABBITMQ_IMAGE", JOB: "WARREN_PYTHON_IMAGE"}
+IMAGES = {"rabbitmq": "WARREN_RABBITMQ_IMAGE", passwords.JOB: "WARREN_PYTHON_IMAGE"}
 
 # Before the last line of a log.
 LAST_LINE = "; its last line: "

@@ -13,7 +13,7 @@ from typing import Any
 from app.pools import Pool
 from deploy.paths import ROOT
 from deploy.platforms.kubernetes.autoscaling import KEPT, Autoscaler
-from deploy.run import Runner
+from deploy.platforms.kubernetes.rendered import documents, says
 from deploy.services import of_pool
 from deploy.settings import Settings
 
@@ -50,14 +50,13 @@ class Scalers:
     """Whether there are PriorityClasses (else components/namespaced)."""
 
     @classmethod
-    def of(cls, place: Path, runner: Runner, there: Mapping[str, Autoscaler]) -> Scalers:
-        """Those of the overlay ``place``, of which ``there`` are in the cluster."""
-        rendered = runner.read(["kubectl", "kustomize", os.path.relpath(place, ROOT)])
+    def of(cls, rendered: str, there: Mapping[str, Autoscaler]) -> Scalers:
+        """Those of the overlay with the manifests ``rendered``, of which ``there`` are in the cluster."""
         outside = "\n  name: warren-broker-address" in rendered
-        ranked = line(rendered, "kind", "PriorityClass")
-        for manifest in re.split(r"^---$", rendered, flags=re.MULTILINE):
+        ranked = says(rendered, "kind", "PriorityClass")
+        for manifest in documents(rendered):
             for component, (kind, _, most) in KINDS.items():
-                if line(manifest, "kind", kind) and line(manifest, "  name", "worker"):
+                if says(manifest, "kind", kind) and says(manifest, "  name", "worker"):
                     limit = re.search(rf"^  {most.rpartition('/')[2]}: (\d+)$", manifest, re.MULTILINE)
                     kept = {name: one for name, one in there.items() if one.kept}
                     return cls(component, int(limit[1]) if limit else KEDAS_MOST, kept, outside, ranked)
@@ -122,7 +121,3 @@ def triggers(pool: Pool) -> list[tuple[str, Any]]:
     if pool.stop_grace != usual.stop_grace:
         changes.append(("/spec/cooldownPeriod", pool.stop_grace + MARGIN))
     return changes
-
-
-def line(manifest: str, key: str, value: str) -> bool:
-    return re.search(rf"^{key}: {value}$", manifest, re.MULTILINE) is not None

@@ -7,8 +7,9 @@ from typing import Any
 
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.kubernetes import operated, pods
-from deploy.platforms.kubernetes.asked import JOB, Asked, Rank, Reason
+from deploy.platforms.kubernetes.asked import Asked, Rank, Reason
 from deploy.platforms.kubernetes.kubectl import Kubectl
+from deploy.platforms.kubernetes.passwords import JOB
 from deploy.platforms.kubernetes.reasons import LAST_LINE, named, refused, why
 
 __all__ = ["Met", "error", "found", "lines"]
