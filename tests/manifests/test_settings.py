@@ -11,7 +11,7 @@ import pytest
 
 from app.pools import Pool
 from deploy.paths import ROOT
-from deploy.platforms.kubernetes import overlay
+from deploy.platforms.kubernetes import overlay, rendered
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.run import Runner
 from deploy.settings import Settings
@@ -58,7 +58,7 @@ def with_options(folder: Path, settings: Settings, *options: str) -> list[Manife
         "components": [os.path.relpath(ROOT / "k8s" / "components" / one, place) for one in options],
     }
     (place / "kustomization.yaml").write_text(json.dumps(content))
-    return render(overlay.write(settings, "warren-app:1", place, {}, Scalers.of(place, Runner(), {})))
+    return render(overlay.write(settings, "warren-app:1", place, {}, Scalers.of(rendered.render(place, Runner()), {})))
 
 
 def spec(manifests: list[Manifest], kind: str, name: str) -> dict[str, Any]:
