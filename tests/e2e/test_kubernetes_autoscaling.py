@@ -9,6 +9,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -108,6 +109,12 @@ def state(cluster: Cluster, scaled: str) -> dict[str, str]:
     return {one["type"]: one["status"] for one in found["status"]["conditions"]}
 
 
+def asks(cluster: Cluster, scaled: str) -> bool:
+    """Whether it scales by what the broker says."""
+    said = state(cluster, scaled)
+    return said["Ready"] == "True" and said["Fallback"] == "False"
+
+
 def bounds(stack: Checkout) -> dict[str, tuple[int, int, bool]]:
     return {one["service"]: (one["least"], one["most"], one["paused"]) for one in stack.json("status")["autoscaling"]}
 
@@ -124,7 +131,7 @@ def test_keda_finds_the_queues_of_each_pool(cluster: Cluster, stack: Checkout) -
     for name in ("worker", "worker-heavy"):
         # While it could not ask the broker, which was not there yet, it helped itself.
         eventually(
-            lambda name=name: (said := state(cluster, name))["Ready"] == "True" and said["Fallback"] == "False",
+            partial(asks, cluster, name),
             PATIENCE,
             lambda: cluster.kubectl("describe", "scaledobjects").stdout[-3000:],
         )

@@ -26,7 +26,8 @@ def cluster() -> Iterator[Cluster]:
     found = named(f"e2e-{uuid.uuid4().hex[:8]}")
     (namespace,) = (one for one in different() if one["kind"] == "Namespace")
     try:
-        yield apply(found, [namespace], "--validate=strict") and found
+        apply(found, [namespace], "--validate=strict")
+        yield found
     finally:
         found.forget()
 

@@ -58,7 +58,7 @@ def succeeded(stack: Checkout) -> set[str]:
     }
 
 
-def identities(stack: Checkout) -> list[object]:
+def identities(stack: Checkout) -> list[str] | list[int]:
     return stack.containers() if stack.platform == "compose" else sorted(stack.processes())
 
 
@@ -155,8 +155,9 @@ def test_events_are_followed_until_ctrl_c(stack: Checkout) -> None:
 
         def told() -> str:
             sent.append(stack.invoke("call", "add", "2", "3", "--wait", "--json").stdout)
+            assert following.stdout
             ready, _, _ = select.select([following.stdout], [], [], 1)
-            return following.stdout.readline() if ready and following.stdout else ""
+            return following.stdout.readline() if ready else ""
 
         assert "SUCCESS[app.tasks.add]" in eventually(told, 30)
     finally:

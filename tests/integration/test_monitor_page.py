@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, expect
 
 from app import factory
 from tests.support.browser import chromium
@@ -23,7 +23,7 @@ from tests.support.monitor_site import OPERATOR, VIEWER, FakeBroker, Site, serve
 
 pytestmark = pytest.mark.browser
 
-ROLES = {"monitor_ops_url": "amqp://ops@broker/x", "monitor_producer_url": "amqp://producer@broker/x"}
+ROLES: dict[str, Any] = {"monitor_ops_url": "amqp://ops@broker/x", "monitor_producer_url": "amqp://producer@broker/x"}
 PAGES = ("/", "/?state=FAILURE", "/?text=zzzzzz", "/live", "/workers")
 
 # Colours of text on their ground: for each element with text of its own, the contrast as WCAG 2 reckons it.
@@ -105,8 +105,12 @@ class Watched:
         self.page: Page = context.new_page()
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.wrong.append(dialog.message), dialog.dismiss()))
+        self.page.on("dialog", self._dismiss)
         context.on("request", self._check)
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.wrong.append(dialog.message)
+        dialog.dismiss()
 
     def _hear(self, said: ConsoleMessage) -> None:
         # Chromium drops what it loads when this host gets another network, as with each container that starts.

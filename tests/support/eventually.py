@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 __all__ = ["eventually"]
 
@@ -14,7 +14,9 @@ T = TypeVar("T")
 INTERVAL = 0.05
 
 
-def eventually(fact: Callable[[], T], timeout: float = 30, describe: str | Callable[[], str] = "") -> T:
+def eventually(
+    fact: Callable[[], T | Literal[False] | None], timeout: float = 30, describe: str | Callable[[], str] = ""
+) -> T:
     """The first true value of ``fact``, which is asked again and again; an exception counts as "not yet".
 
     Raises:

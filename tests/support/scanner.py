@@ -58,7 +58,7 @@ def installed() -> Scanner:
         subprocess.run([sys.executable, "-m", "venv", "--clear", PLACE], check=True, timeout=PATIENCE)
         # Compiled is what is used, when it is.
         quiet = ["--quiet", "--disable-pip-version-check", "--no-compile"]
-        pip = [PLACE / "bin" / "pip", "install", *quiet, "--require-hashes", "-r", LOCK]
+        pip = [str(PLACE / "bin" / "pip"), "install", *quiet, "--require-hashes", "-r", str(LOCK)]
         outcome = subprocess.run(pip, capture_output=True, text=True, timeout=PATIENCE, check=False)
         if outcome.returncode:
             pytest.skip(f"the scanner can't be installed: {outcome.stderr.strip().splitlines()[-1]}")

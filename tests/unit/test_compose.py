@@ -95,7 +95,7 @@ STACK = [container("flower"), container("worker"), container("monitor", status="
 class Driver(Compose):
     """The driver with a runner that runs nothing."""
 
-    runner: FakeRunner
+    runner: FakeRunner  # type: ignore[assignment]
 
     def __init__(self, runner: FakeRunner, secrets: Secrets, **settings: Any) -> None:
         super().__init__(Settings(**settings), secrets, runner)  # type: ignore[arg-type]

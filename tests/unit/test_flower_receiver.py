@@ -123,7 +123,7 @@ def test_the_follower_gets_what_it_asks_for(health: Health) -> None:
     made.look()
     assert (health.caught_up, taken.at_ends) == (True, 1)
     made.start_over()
-    assert (made.position, taken.starts) == (None, 1)
+    assert [made.position, taken.starts] == [None, 1]
 
 
 class Quiet:

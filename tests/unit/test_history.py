@@ -322,7 +322,10 @@ def test_parents_and_children_are_a_tree(
 @pytest.mark.parametrize("shape", ["chain", "ring", "wide"])
 def test_families_of_any_shape_end(shape: str) -> None:
     ids = [f"id-{number}" for number in range(3000)]
-    parents = {"chain": [None, *ids], "ring": [ids[-1], *ids], "wide": [None, *[ids[0]] * len(ids)]}[shape]
+    shapes: dict[str, list[str | None]] = {
+        "chain": [None, *ids], "ring": [ids[-1], *ids], "wide": [None, *[ids[0]] * len(ids)]
+    }  # fmt: skip
+    parents = shapes[shape]
     tasks = [summary(id=id_, parent=parent) for id_, parent in zip(ids, parents, strict=False)]
     lines = [one.plain for one in task.tree(tasks, ids[0])]
     assert len(lines) == task.FAMILY + 1
@@ -433,7 +436,10 @@ def test_a_task_that_nobody_knows(
 
 
 def test_events_of_other_senders_do_not_end_it() -> None:
-    odd = [{"type": "task-sent", "uuid": ID}, {"type": "task-failed", "uuid": ID, "timestamp": "now", "args": 3}]
+    odd: list[dict[str, Any]] = [
+        {"type": "task-sent", "uuid": ID},
+        {"type": "task-failed", "uuid": ID, "timestamp": "now", "args": 3},
+    ]
     assert log.folded(ID, odd)["state"] in {"PENDING", "FAILURE"}
 
 

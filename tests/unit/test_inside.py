@@ -67,6 +67,11 @@ def test_it_makes_every_password_that_other_platforms_have(maker: Any) -> None:
     assert all(re.fullmatch(r"[\w][\w-]{31}", one) for one in made)
 
 
+def body(request: urllib.request.Request) -> Any:
+    assert isinstance(request.data, bytes)
+    return json.loads(request.data)
+
+
 def test_all_of_them_are_made_in_one_request(maker: Any, account: None, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[urllib.request.Request] = []
     monkeypatch.setattr(urllib.request, "urlopen", lambda request, **_: asked.append(request) or io.BytesIO())
@@ -74,7 +79,7 @@ def test_all_of_them_are_made_in_one_request(maker: Any, account: None, monkeypa
     (request,) = asked
     assert request.full_url == "https://[fd00::1]:443/api/v1/namespaces/shop/secrets"
     assert (request.method, request.headers["Authorization"]) == ("POST", "Bearer the token")
-    made = json.loads(request.data or b"")
+    made = body(request)
     assert (made["kind"], made["metadata"]["name"]) == ("Secret", "warren")
     assert set(made["data"]) == {*NAMES, "erlang-cookie", "tls.crt", "tls.key"}
     assert base64.b64decode(made["data"]["tls.crt"]) == b"C"
@@ -86,7 +91,7 @@ def test_kedas_login_is_a_secret_of_its_own(
     asked: list[urllib.request.Request] = []
     monkeypatch.setattr(urllib.request, "urlopen", lambda request, **_: asked.append(request) or io.BytesIO())
     assert maker.main(["keda"]) == 0
-    made = json.loads(asked[0].data or b"")
+    made = body(asked[0])
     assert (made["type"], made["metadata"]["name"]) == ("kubernetes.io/basic-auth", "warren-keda")
     assert made["stringData"]["username"] == KEDA
     assert capsys.readouterr().out == "made the Secret warren-keda\n"

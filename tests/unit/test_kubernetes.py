@@ -153,7 +153,7 @@ def test_up_ends_pools_that_the_settings_have_no_more(home: Path, capsys: pytest
 )
 def test_passwords_that_are_gone_are_made_again(home: Path, state: str, secret: str, again: bool) -> None:
     """The Job that made them once stays, and is in the way."""
-    job = {"metadata": {"name": "make-secrets"}, "status": {}}
+    job: dict[str, Any] = {"metadata": {"name": "make-secrets"}, "status": {}}
     if state:
         job["status"] = {"conditions": [{"type": state, "status": "True"}]}
     answers = {f"{READ} get jobs": items(job), f"{READ} get secret warren --": secret}
@@ -556,7 +556,7 @@ def test_an_image_is_copied_to_nodes_that_do_not_have_it(home: Path) -> None:
     def nodes(*names: str) -> str:
         return items(*({"status": {"images": [{"names": [f"docker.io/library/{name}"]}]}} for name in names))
 
-    load = {"kube_load": "kind load docker-image --name dev", "app_image": "warren-app"}
+    load: dict[str, Any] = {"kube_load": "kind load docker-image --name dev", "app_image": "warren-app"}
     platform, runner = made(**load)
     name = platform.image.name()
     runner.answers |= {"docker images": "0123", f"{READ} get nodes": nodes(name, "other:1")}

@@ -110,7 +110,8 @@ def test_no_workers_pauses_keda(home: Path) -> None:
 
 @pytest.mark.parametrize("note", ["paused-replicas", "paused"])
 def test_kedas_own_pauses_are_known(home: Path, note: str) -> None:
-    platform, _ = made(by_keda(**{f"autoscaling.keda.sh/{note}": "true"}))
+    notes: dict[str, Any] = {f"autoscaling.keda.sh/{note}": "true"}
+    platform, _ = made(by_keda(**notes))
     assert platform.autoscalers()["worker"].paused
 
 

@@ -215,7 +215,7 @@ def test_a_long_answer_costs_no_memory() -> None:
         page.send_response(200)
         page.send_header("Content-Length", str(200 << 20))
         page.end_headers()
-        for _ in range(200):
+        for _megabyte in range(200):
             page.wfile.write(b"x" * (1 << 20))
 
     # More than the 100 MB that Tornado's client would keep, or refuse.

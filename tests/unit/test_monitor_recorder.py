@@ -404,7 +404,7 @@ def test_a_suspicion_that_is_wrong_harms_nothing(make: Make) -> None:
     site.take(*life("a"))
     site.status.suspect = "SQLITE_CORRUPT"
     site.recorder.look()
-    assert (site.status.suspect, site.tasks()) == (None, ["a"])
+    assert [site.status.suspect, site.tasks()] == [None, ["a"]]
 
 
 def test_a_file_that_was_removed_is_made_again(make: Make) -> None:
@@ -593,7 +593,7 @@ def test_a_damaged_index_of_texts_is_made_again_and_no_task_is_lost(
     site.recorder.history.connection.execute("UPDATE task_text_data SET block = x'00' WHERE id > 10")
     site.status.suspect = seen
     site.recorder.look()
-    assert (site.recorder.position is None, site.status.suspect) == (False, None)
+    assert [site.recorder.position is None, site.status.suspect] == [False, None]
     reader = Reader(site.folder / FILE)
     try:
         assert [one["id"] for one in reader.tasks(Filter(text="needle 17")).tasks] == ["task 17"]

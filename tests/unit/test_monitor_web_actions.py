@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from amqp.exceptions import AccessRefused
@@ -15,7 +16,7 @@ from app.monitor.web.api import revoked
 from app.monitor.web.errors import Refused
 from tests.support.monitor_site import OPERATOR, FakeBroker, Site, serve, task
 
-ROLES = {"monitor_ops_url": "amqp://ops@broker/x", "monitor_producer_url": "amqp://producer@broker/x"}
+ROLES: dict[str, Any] = {"monitor_ops_url": "amqp://ops@broker/x", "monitor_producer_url": "amqp://producer@broker/x"}
 TASKS = [
     task("done"),
     task("failed", "FAILURE", args="(1, 'a')", kwargs="{'k': [None, True, 2.5]}"),

@@ -205,7 +205,7 @@ def test_a_replaced_history_is_opened_again() -> None:
 def test_slow_searches_hold_up_nothing_else() -> None:
     go = threading.Event()
     with serve(TASKS) as site:
-        site.reader.before = lambda: go.wait(20)  # type: ignore[assignment,return-value]
+        site.reader.before = lambda: go.wait(20)  # type: ignore[assignment]
         asking = [site.open("/tasks") for _ in range(80)]
         eventually(lambda: len(site.reader.searches) == 2, 10, "two threads search")
         # The loop is free, and says when there are too many.

@@ -17,7 +17,10 @@ from app.monitor.web.recent import Recent
 from tests.support.monitor_site import OPERATOR, VIEWER, Browser, Site, serve, task
 
 HOSTILE = "</pre></code>\"'`><script>alert(1)</script><img src=x onerror=alert(1)>{{ 1/0 }}"
-ACTIONS = {"monitor_ops_url": "amqp://ops@127.0.0.1:1/x", "monitor_producer_url": "amqp://producer@127.0.0.1:1/x"}
+ACTIONS: dict[str, Any] = {
+    "monitor_ops_url": "amqp://ops@127.0.0.1:1/x",
+    "monitor_producer_url": "amqp://producer@127.0.0.1:1/x",
+}
 
 TASKS = [
     task("one"),
@@ -348,7 +351,7 @@ def test_recent_answers() -> None:
     recent = Recent(lambda: now[0])
 
     def ask(what: str, seconds: float = 10) -> str:
-        return recent.get(what, seconds, lambda: made.append(what) or f"{what} {len(made)}")  # type: ignore[func-returns-value]
+        return recent.get(what, seconds, lambda: made.append(what) or f"{what} {len(made)}")
 
     assert [ask("a"), ask("a"), ask("b")] == ["a 1", "a 1", "b 2"]
     now[0] = 10

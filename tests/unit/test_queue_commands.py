@@ -103,7 +103,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return made
 
 
-QUEUES = {"queues": ("default", "mail")}
+QUEUES: dict[str, Any] = {"queues": ("default", "mail")}
 
 
 @pytest.fixture

@@ -56,10 +56,11 @@ def state(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def limits_of_a_message(state: SimpleNamespace) -> tuple[float | None, float | None]:
     """Hard and soft, of one that was sent with the usual limits."""
     task = state.app.tasks["add"]
-    made = task.Request if isinstance(task.Request, type) else Request
+    made: Any = task.Request if isinstance(task.Request, type) else Request
     request = made.__new__(made)
     request.time_limits = (300, 270)
-    return tuple(request.time_limits)  # type: ignore[return-value]
+    hard, soft = request.time_limits
+    return hard, soft
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -80,6 +81,11 @@ def tasks(monitor: Monitor) -> int:
     return int(float(line.split()[1])) if status == 200 else 0
 
 
+def until(monitor: Monitor, count: int) -> None:
+    """Waits until the history has so many tasks."""
+    eventually(lambda: tasks(monitor) >= count, PATIENCE, monitor.tail)
+
+
 def memory(process: int, what: str = "VmRSS") -> float:
     """MiB. VmHWM is the most that it ever was."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
@@ -111,9 +117,9 @@ def ingest(broker: Broker, folder: Path, events: int) -> None:
     ):
         monitor = start(broker, folder / what.replace(" ", "-"), **values)
         try:
-            eventually(lambda one=monitor: tasks(one) > 0, PATIENCE, monitor.tail)
+            until(monitor, 1)
             begun, first, used = time.perf_counter(), tasks(monitor), processor(monitor.popen.pid)
-            eventually(lambda one=monitor: tasks(one) >= events // PER_TASK, PATIENCE, monitor.tail)
+            until(monitor, events // PER_TASK)
             taken = time.perf_counter() - begun
             used = processor(monitor.popen.pid) - used
             done_events = events - first * PER_TASK
@@ -216,7 +222,7 @@ def million(broker: Broker, folder: Path, count: int) -> None:
         begun = time.perf_counter()
         monitor = start(broker, folder)
         try:
-            eventually(lambda one=monitor: ready(one), PATIENCE, monitor.tail)
+            eventually(partial(ready, monitor), PATIENCE, monitor.tail)
             taken.append(time.perf_counter() - begun)
         finally:
             monitor.end()

@@ -37,7 +37,7 @@ def main() -> None:
         task = state.tasks.get(event["uuid"])
         print(f"TASK {event['type']}: {task.name}[{task.uuid}] {task.info()}")
 
-    class Replay(app.events.Receiver):  # type: ignore[name-defined,misc]
+    class Replay(app.events.Receiver):  # type: ignore[name-defined]
         """The stock receiver, on the stream instead of a queue of its own."""
 
         def get_consumers(self, Consumer: Any, channel: Any) -> list[Any]:  # noqa: N803 - kombu's names
