@@ -53,21 +53,6 @@ LITTLE = {
     "patch": json.dumps([{"op": "replace", "path": "/spec/metrics/0/resource/target/averageValue", "value": "200m"}]),
 }
 
-# As docs/kubernetes-options.md has it (external-broker), for a certificate of an authority of one's own.
-TRUSTED = {
-    "target": {"kind": "Deployment"},
-    "patch": json.dumps(
-        [
-            {"op": "add", "path": f"/spec/template/spec/{path}/-", "value": value}
-            for path, value in {
-                "volumes": {"name": "authority", "configMap": {"name": "broker-authority"}},
-                "containers/0/volumeMounts": {"name": "authority", "mountPath": "/authority"},
-                "containers/0/env": {"name": "SSL_CERT_FILE", "value": "/authority/ca.crt"},
-            }.items()
-        ]
-    ),
-}
-
 # In a worker, until somebody says that it is enough.
 BURN = "import os\nwhile not os.path.exists('/tmp/enough'): sum(range(100_000))"
 
@@ -212,13 +197,12 @@ def served_elsewhere(cluster: Cluster, stack: Checkout) -> None:
     overlay(
         stack,
         "elsewhere",
-        ["../k8s/components/external-broker"],
+        ["../k8s/components/external-broker", "../k8s/components/broker-authority"],
         patches=[
             {"target": {"kind": "ConfigMap", "name": "warren-broker-address"}, "patch": json.dumps(patch)},
-            TRUSTED,
             *UNRESERVED[:1],
         ],
-        configMapGenerator=[{"name": "broker-authority", "files": ["ca.crt"]}],
+        secretGenerator=[{"name": "broker-authority", "files": ["ca.crt"]}],
     )
     shutil.copy(stack.folder / "ca.crt", stack.folder / "elsewhere" / "ca.crt")
 

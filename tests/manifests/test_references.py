@@ -11,7 +11,7 @@ from tests.support.manifests import Manifest, different, pods
 Manifests = tuple[Manifest, ...]
 
 # Secrets that users bring; each stands in the docs.
-BROUGHT = {"warren-edge", "app-env", "private-settings", "flower-oauth"}
+BROUGHT = {"warren-edge", "broker-authority", "app-env", "private-settings", "flower-oauth"}
 
 
 def made() -> set[str]:

@@ -48,11 +48,11 @@ def test_what_is_set_of_the_default_pool_leaves_the_others_alone(folder: Path, n
     assert {image["image"] for image in heavy["spec"]["template"]["spec"]["containers"]} == {"warren-app:1"}
 
 
-def with_options(folder: Path, settings: Settings, *options: str) -> list[Manifest]:
-    """What ``settings`` make of an overlay of somebody's own, on dev, with ``options``."""
+def with_options(folder: Path, settings: Settings, *options: str, **content: Any) -> list[Manifest]:
+    """What ``settings`` make of an overlay of somebody's own, on dev, with ``options`` and further ``content``."""
     place = folder.parent / "mine"
-    place.mkdir()
-    content = {
+    place.mkdir(exist_ok=True)
+    content |= {
         "namespace": "warren",
         "resources": [os.path.relpath(ROOT / "k8s" / "overlays" / "dev", place)],
         "components": [os.path.relpath(ROOT / "k8s" / "components" / one, place) for one in options],
@@ -99,6 +99,25 @@ def test_pools_and_keda_ask_a_broker_of_others(folder: Path) -> None:
         assert told["KEDA_BROKER"] == "$(BROKER_API)://$(BROKER_HOST):$(BROKER_API_PORT)"
         names = [source.get("configMapRef", {}).get("name", "") for source in container["envFrom"]]
         assert any(one.startswith("warren-broker-address-") for one in names)
+
+
+def test_pools_trust_the_authority_of_a_broker_of_others(folder: Path) -> None:
+    (folder.parent / "mine").mkdir()
+    (folder.parent / "mine" / "ca.crt").write_text("a certificate")
+    mail = Pool(name="mail", queues=("mail",), time_limit=60)
+    options = ("worker-pool", "keda", "external-broker", "broker-authority")
+    own = [{"name": "broker-authority", "files": ["ca.crt"]}]
+    manifests = with_options(folder, Settings(pools=(mail,)), *options, secretGenerator=own)
+    (secret,) = (one["metadata"]["name"] for one in manifests if one["metadata"]["name"].startswith("broker-authority"))
+    deployments = {one["metadata"]["name"]: one for one in manifests if one["kind"] == "Deployment"}
+    # The pool of the overlay, and that of the settings.
+    assert {"worker", "worker-heavy", "worker-mail"} < set(deployments)
+    for one in deployments.values():
+        pod = one["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        (volume,) = (each for each in pod["volumes"] if each.get("secret", {}).get("secretName") == secret)
+        (mount,) = (each for each in container["volumeMounts"] if each["name"] == volume["name"])
+        assert {"name": "SSL_CERT_FILE", "value": f"{mount['mountPath']}/ca.crt"} in container["env"]
 
 
 @pytest.mark.parametrize(("options", "priority"), [(["namespaced"], None), ([], "warren")])

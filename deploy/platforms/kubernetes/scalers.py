@@ -46,6 +46,8 @@ class Scalers:
     """Those in the cluster whose bounds a person set, by service."""
     outside: bool = False
     """Whether the broker is one that others run (components/external-broker)."""
+    authority: bool = False
+    """Whether its certificate is checked by an authority of the user's own (components/broker-authority)."""
     ranked: bool = True
     """Whether there are PriorityClasses (else components/namespaced)."""
 
@@ -53,19 +55,21 @@ class Scalers:
     def of(cls, rendered: str, there: Mapping[str, Autoscaler]) -> Scalers:
         """Those of the overlay with the manifests ``rendered``, of which ``there`` are in the cluster."""
         outside = "\n  name: warren-broker-address" in rendered
+        authority = "secretName: broker-authority" in rendered
         ranked = says(rendered, "kind", "PriorityClass")
         for manifest in documents(rendered):
             for component, (kind, _, most) in KINDS.items():
                 if says(manifest, "kind", kind) and says(manifest, "  name", "worker"):
                     limit = re.search(rf"^  {most.rpartition('/')[2]}: (\d+)$", manifest, re.MULTILINE)
                     kept = {name: one for name, one in there.items() if one.kept}
-                    return cls(component, int(limit[1]) if limit else KEDAS_MOST, kept, outside, ranked)
-        return cls(outside=outside, ranked=ranked)
+                    return cls(component, int(limit[1]) if limit else KEDAS_MOST, kept, outside, authority, ranked)
+        return cls(outside=outside, authority=authority, ranked=ranked)
 
     def components(self, folder: Path) -> list[str]:
-        """What a pool of workers in ``folder`` needs for an autoscaler of its own."""
+        """What a pool of workers in ``folder`` needs for an autoscaler of its own, and to trust the broker."""
         own = {"keda": "keda/scaler"}.get(self.component, self.component)
-        return [os.path.relpath(ROOT / "k8s" / "components" / own, folder)] if own else []
+        names = [*([own] if own else []), *(["broker-authority"] if self.authority else [])]
+        return [os.path.relpath(ROOT / "k8s" / "components" / name, folder) for name in names]
 
     def patches(self, pool: Pool) -> list[dict[str, Any]]:
         """What differs for ``pool`` from what the component says, as patches of its workers' kustomization."""
