@@ -16,6 +16,7 @@ from deploy.commands import looks
 from deploy.commands.log import as_known
 from deploy.commands.overlays import has_queue
 from deploy.commands.stack import NUMBERS, cells, confirm, pool_named, queue_row, shown
+from deploy.dead_letters import QUEUE as DEAD_LETTERS
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
 from deploy.session import Session
@@ -71,7 +72,7 @@ def ages(s: Session, rows: list[dict[str, Any]]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for row in rows:
-        if row["queue"] in s.settings.every_queue and row["ready"]:
+        if of_tasks(row) and row["ready"]:
             try:
                 since = waiting_since(s, row["queue"], row["ready"])
             except WarrenError as error:
@@ -80,6 +81,11 @@ def ages(s: Session, rows: list[dict[str, Any]]) -> dict[str, float]:
             if since is not None:
                 found[row["queue"]] = max(0.0, round(time.time() - since, 1))
     return found
+
+
+def of_tasks(row: dict[str, Any]) -> bool:
+    """Whether it is a queue that workers take tasks from, also where the settings don't name it."""
+    return row["type"] == "quorum" and row["queue"] != DEAD_LETTERS and not row["queue"].startswith("celery_delayed_")
 
 
 def waiting_since(s: Session, queue: str, ready: int) -> float | None:

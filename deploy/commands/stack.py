@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from app.environment import as_text
 from app.pools import DEFAULT, Pool
-from deploy.commands.overlays import has_service
+from deploy.commands.overlays import has_service, learn
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
 from deploy.platforms.base import Autoscaler, Endpoints
@@ -210,6 +210,8 @@ def without_others(s: Session, services: list[str]) -> list[str]:
 
 def checked(s: Session, services: list[str]) -> list[str]:
     """``services``, or all that there are where none is named."""
+    if not services or set(services) - {*all_services(s.settings), EDGE}:
+        learn(s)
     known = all_services(s.settings)
     if EDGE in services and EDGE not in known:
         raise WarrenError("the edge is off; `invoke up --edge` turns it on", ExitCode.UNKNOWN)
@@ -225,6 +227,8 @@ def pool_named(s: Session, name: str) -> Pool:
     Raises:
         WarrenError: there is none (exit code 7).
     """
+    if of_pool(name) not in worker_services(s.settings):
+        learn(s)
     known = {pool.name: pool for pool in s.settings.every_pool}
     if name not in known:
         raise WarrenError(f"there is no pool {name!r}; choose from {', '.join(known)} (WARREN_POOLS)", ExitCode.UNKNOWN)

@@ -15,6 +15,7 @@ import amqp
 from deploy import monitor_api
 from deploy.commands import log
 from deploy.commands.control import by_node, connected, nodes
+from deploy.commands.overlays import learn
 from deploy.dead_letters import QUEUE as DEAD_LETTERS
 from deploy.dead_letters import Letter, Letters, connect
 from deploy.errors import ExitCode, WarrenError
@@ -100,17 +101,10 @@ def gather(s: Session, ids: Sequence[str]) -> Facts:
     Raises:
         WarrenError: neither the monitor nor the broker can be asked.
     """
-    settings = s.settings
-    facts = Facts(
-        time(),
-        settings.longest_time_limit,
-        settings.events_max_age,
-        settings.every_queue,
-        time_limits={queue: settings.time_limit_of(queue) for queue in settings.every_queue},
-        pools={queue: pool.name for pool in settings.pools for queue in pool.queues},
-    )
+    facts = Facts(time(), s.settings.longest_time_limit, s.settings.events_max_age)
     ask_history(s, ids, facts)
     undecided = [id_ for id_ in ids if not settled(facts.tasks.get(id_))]
+    know_queues(s, {str(facts.tasks[id_].get("queue") or "") for id_ in undecided if id_ in facts.tasks}, facts)
     if not undecided:
         return facts
     # What has ended is not with a worker, unless it was sent again.
@@ -129,6 +123,18 @@ def gather(s: Session, ids: Sequence[str]) -> Facts:
         # Only what the monitor knew is left to tell.
         facts.uncertain.append(str(error).partition(";")[0])
     return facts
+
+
+def know_queues(s: Session, named: set[str], facts: Facts) -> None:
+    """The queues to ask for, with their pools and limits: those ``named``, and all that the settings and the cluster know."""
+    named -= {""}
+    if named - {*s.settings.every_queue}:
+        learn(s)
+    settings = s.settings
+    facts.queue_names = tuple(dict.fromkeys([*settings.every_queue, *sorted(named)]))
+    facts.time_limit = settings.longest_time_limit
+    facts.time_limits = {queue: settings.time_limit_of(queue) for queue in settings.every_queue}
+    facts.pools = {queue: pool.name for pool in settings.pools for queue in pool.queues}
 
 
 def settled(task: Row | None) -> bool:

@@ -146,8 +146,12 @@ def test_a_pool_by_a_copied_folder_has_workers_for_its_own_queue(stack: Checkout
         (pod,) = (one for one in stack.json("status")["instances"] if one["service"] == service)
         assert worker_of(stack, task) == pod["node"]
     # The settings name neither this pool nor its queue.
-    assert stack.invoke("pause", "batch").stdout.startswith("batch: paused")
+    assert stack.invoke("pause", "--pool", "batch").stdout == "batch: paused; none of 2 workers consumes it\n"
+    waiting = stack.invoke("call", "add", "2", "3", "--queue", "batch").stdout.strip()
+    eventually(lambda: stack.json("task", waiting)["queue"] == "batch", PATIENCE, "the monitor heard of it")
+    assert "batch was paused" in stack.invoke("task", waiting).stdout
     stack.invoke("resume", "batch")
+    assert worker_of(stack, waiting).startswith("celery@worker-batch-")
     assert stack.invoke("scale-workers", "0", "--pool", "batch").stdout.endswith(": 0 workers of the pool batch.\n")
     stack.invoke("scale-workers", "1", "--pool", "batch")
     assert "celery@worker-batch-" in stack.invoke("logs", "worker-batch").stdout

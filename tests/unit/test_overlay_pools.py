@@ -8,36 +8,62 @@ from typing import Any
 
 import pytest
 
+from app.pools import Pool
 from deploy import management
 from deploy.commands import queues, send, stack
 from deploy.errors import ExitCode, WarrenError
 from deploy.secrets import Secrets
 from deploy.session import Session
-from deploy.settings import Settings
+from deploy.where.facts import Facts, know_queues
 from tests.unit.conftest import make_session
 from tests.unit.test_kubernetes import KUBECTL, READ, items, made, workload
 
+
+def told(name: str, config: str) -> dict[str, Any]:
+    """Workers as the cluster has them, who read a ConfigMap."""
+    container = {
+        "envFrom": [{"secretRef": {"name": "app-env"}}, {"configMapRef": {"name": config}}],
+        "env": [{"name": "BROKER_PASSWORD", "valueFrom": {}}, {"name": "WARREN_POOL", "value": "batch"}],
+    }
+    found = workload(name)
+    return {**found, "kind": "Deployment", "spec": {**found["spec"], "template": {"spec": {"containers": [container]}}}}
+
+
+def config(name: str, **data: str) -> dict[str, Any]:
+    return {"kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+CLUSTER = items(
+    config("warren-tasks-old", WARREN_POOL_BATCH_QUEUES="former"),
+    config("warren-tasks-new", WARREN_POOL_BATCH_QUEUES="batch,night", WARREN_POOL_BATCH_TIME_LIMIT="50"),
+    *(told(name, "warren-tasks-new") for name in ("worker", "worker-batch", "worker-heavy", "worker-unsaid", "flower")),
+)
 THERE = {
     f"{READ} get deployment worker-batch": json.dumps(workload("worker-batch")),
     f"{READ} get deployment worker-other": "",
+    f"{READ} get deployments,configmaps": CLUSTER,
 }
+HEAVY = Pool(name="heavy", queues=("heavy",), time_limit=300)
+BATCH = Pool(name="batch", queues=("batch", "night"), time_limit=50)
 
 
 @pytest.fixture
 def session(home: Path, secrets: Secrets, monkeypatch: pytest.MonkeyPatch) -> Session:
-    monkeypatch.setattr(management, "bound", lambda *_: ["batch", "default"])
+    monkeypatch.setattr(management, "bound", lambda *_: ["default", "elsewhere"])
     monkeypatch.setattr(management, "alarms", lambda *_: [])
-    found = make_session(secrets)
+    found = make_session(secrets, pools=(HEAVY,))
     vars(found)["platform"] = made({**THERE, f"{READ} get deployments,statefulsets": items(workload("worker-batch"))})[
         0
     ]
     return found
 
 
-def test_their_queues_are_those_that_the_broker_has(session: Session) -> None:
+def test_their_queues_are_those_that_their_workers_are_told_of(session: Session) -> None:
     queues.require_task_queue(session, "batch")
-    # Who sends to it is to know it too.
-    assert session.settings.queues == ("default", "batch")
+    # Who sends to it is to know it too, and what holds for it.
+    assert session.settings.pools == (HEAVY, BATCH)
+    queues.require_task_queue(session, "elsewhere")
+    assert session.settings.every_queue == ("default", "elsewhere", "heavy", "batch", "night")
     with pytest.raises(WarrenError, match="there is no task queue 'other'") as caught:
         queues.require_task_queue(session, "other")
     assert caught.value.code is ExitCode.UNKNOWN
@@ -61,8 +87,37 @@ def test_they_are_scaled_and_looked_at(session: Session, capsys: pytest.CaptureF
     stack.scale_workers(session, 2, "batch")
     assert session.platform.runner.ran == [f"{KUBECTL} scale deployment/worker-batch --replicas=2"]  # type: ignore[attr-defined]
     assert capsys.readouterr().out == "2 workers of the pool batch.\n"
-    with pytest.raises(WarrenError, match="there is no pool 'other'; choose from default"):
+    with pytest.raises(WarrenError, match="there is no pool 'other'; choose from default, heavy, batch "):
         stack.scale_workers(session, 2, "other")
     with pytest.raises(WarrenError, match="there is no service 'monitor-batch'"):
         stack.checked(session, ["monitor-batch"])
-    assert session.settings == Settings()
+
+
+def test_they_are_paused_as_others_are(session: Session) -> None:
+    assert stack.pool_named(session, "heavy") == HEAVY
+    assert session.settings.pools == (HEAVY,), "nobody was asked"
+    assert stack.pool_named(session, "batch") == BATCH
+
+
+def test_all_services_are_theirs_too(session: Session) -> None:
+    assert [one for one in stack.checked(session, []) if "worker" in one] == ["worker", "worker-heavy", "worker-batch"]
+
+
+def test_who_may_not_look_knows_those_of_the_settings(session: Session) -> None:
+    refused = WarrenError("`kubectl` ended with exit code 1: Error (Forbidden): User is forbidden", ExitCode.FAILED)
+    session.platform.runner.answers[f"{READ} get deployments,configmaps"] = refused  # type: ignore[attr-defined]
+    with pytest.raises(WarrenError, match="there is no pool 'batch'; choose from default, heavy "):
+        stack.pool_named(session, "batch")
+    # That it is there is seen all the same.
+    stack.scale_workers(session, 1, "batch")
+
+
+def test_a_task_in_their_queue_is_looked_for_there(session: Session) -> None:
+    facts = Facts(0, 1, "7D")
+    know_queues(session, {"", "batch"}, facts)
+    assert facts.queue_names == ("default", "heavy", "batch", "night")
+    assert (facts.pools["night"], facts.time_limits["night"]) == ("batch", 50)
+    # The broker is asked whether it has that one still.
+    later = Facts(0, 1, "7D")
+    know_queues(session, {"former"}, later)
+    assert later.queue_names[-1] == "former"

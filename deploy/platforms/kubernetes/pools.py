@@ -1,18 +1,21 @@
-"""How many workers each pool has, and which of them go first."""
+"""The pools in the cluster: those that the settings do not know, how many workers each has, and which of these go first."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
-from app.pools import DEFAULT
+from app.pools import DEFAULT, Pool, read
+from app.settings import OF_A_POOL
+from deploy.errors import WarrenError
 from deploy.platforms.kubernetes.autoscaling import autoscalers
-from deploy.platforms.kubernetes.kubectl import PART, Kubectl
+from deploy.platforms.kubernetes.kubectl import PART, Kubectl, unknown
 from deploy.platforms.kubernetes.overlay import OURS
-from deploy.services import worker_services
+from deploy.services import is_worker, worker_services
 from deploy.settings import Settings
 
-__all__ = ["WORKERS", "end_former_pools", "first_scale", "mark", "scaled"]
+__all__ = ["WORKERS", "beside", "end_former_pools", "first_scale", "mark", "scaled"]
 
 # The workers of all pools.
 WORKERS = f"{PART},app.kubernetes.io/component=worker"
@@ -65,6 +68,39 @@ def scaled(kubectl: Kubectl) -> dict[str, int | None]:
         owned = "replicas" in applied.get("spec", {})
         said[found["metadata"]["name"]] = found["spec"]["replicas"] if owned else None
     return said
+
+
+def beside(kubectl: Kubectl, settings: Settings) -> tuple[Pool, ...]:
+    """The pools that the settings do not name, such as one by a copied folder, as their workers are told of them.
+
+    Who may not look at what these are told knows none.
+    """
+    try:
+        there = kubectl.list("deployments,configmaps")
+    except WarrenError as error:
+        if unknown(error):
+            return ()
+        raise
+    maps = {one["metadata"]["name"]: one.get("data", {}) for one in there if one["kind"] == "ConfigMap"}
+    known, found = worker_services(settings), list[Pool]()
+    for one in there:
+        service = one["metadata"]["name"]
+        if one["kind"] == "Deployment" and is_worker(service) and service not in known:
+            pools, wrong = read(
+                *([service.removeprefix("worker-")], settings.default_pool, OF_A_POOL),
+                *(environment(one, maps), lambda *_: "no value that it takes"),
+            )
+            found += [] if wrong else pools
+    return tuple(found)
+
+
+def environment(workers: dict[str, Any], maps: dict[str, dict[str, str]]) -> dict[str, str]:
+    """The variables of a pool's Deployment, as far as they are no secrets: from ConfigMaps, and its own."""
+    told: dict[str, str] = {}
+    container = workers["spec"]["template"]["spec"]["containers"][0]
+    for source in container.get("envFrom", []):
+        told |= maps.get(source.get("configMapRef", {}).get("name", ""), {})
+    return told | {one["name"]: one["value"] for one in container.get("env", []) if "value" in one}
 
 
 def mark(kubectl: Kubectl, names: Sequence[str], busy: set[str]) -> None:
