@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from app.pools import DEFAULT
 from deploy.errors import ExitCode, WarrenError
-from deploy.output import note
 from deploy.paths import ROOT
 from deploy.platforms.base import Endpoints, Instance
 from deploy.platforms.kubernetes import (
     again,
     broker,
     context,
+    down,
     generated,
     neighbours,
     operated,
@@ -32,7 +32,7 @@ from deploy.platforms.kubernetes import (
 from deploy.platforms.kubernetes.asked import Rank
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers, overview
 from deploy.platforms.kubernetes.forward import Forwarded
-from deploy.platforms.kubernetes.kubectl import PART, THERE, Kubectl, explained
+from deploy.platforms.kubernetes.kubectl import THERE, Kubectl, explained
 from deploy.platforms.kubernetes.rendered import render
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.platforms.lock import locked
@@ -46,13 +46,6 @@ if TYPE_CHECKING:
     from deploy.platforms.kubernetes.image import ClusterImage
 
 __all__ = ["Kubernetes"]
-
-# Seconds that broker nodes of RabbitMQ's operator may take to stop, if they see each that the others can do without it: ten
-# minutes at most.
-BROKER_PATIENCE = 660
-
-# Seconds that the rest of `down` may take after the workers are gone.
-DOWN_PATIENCE = 120
 
 
 class Kubernetes:
@@ -116,7 +109,7 @@ class Kubernetes:
             except KeyboardInterrupt:
                 if fresh:
                     self.kubectl.note("interrupted; stopping what had been started")
-                    self.stop(volumes=False)
+                    down.stop(self.kubectl, self.settings.stop_grace, volumes=False)
                 raise
 
     def bring_up(self, workers: int | None, fresh: bool) -> None:
@@ -188,46 +181,7 @@ class Kubernetes:
 
     def down(self, volumes: bool) -> None:
         with locked(self.kubectl.note, dry=self.runner.dry):
-            self.stop(volumes)
-
-    def stop(self, volumes: bool) -> None:
-        if not self.runner.dry:
-            workers = any(kind(one.service) == "worker" for one in self.status())
-            first = f", workers first, when their tasks have ended ({self.settings.stop_grace} s at most)"
-            self.kubectl.note(f"stopping the stack{first if workers else ''}")
-        if scalers := self.autoscalers().values():
-            # One that finds nothing to scale looks again only after minutes.
-            self.kubectl.run("delete", *(one.resource for one in scalers))
-        # While the broker is there they end their tasks, acknowledge them and give back the others.
-        self.delete("deployments", pools.WORKERS, self.settings.stop_grace + DOWN_PATIENCE)
-        if not volumes:
-            broker.annotate(self.kubectl)
-        self.stop_at_once()
-        self.delete("deployments,statefulsets", PART, DOWN_PATIENCE)
-        operated.stop(self.kubectl, volumes, BROKER_PATIENCE)
-        if volumes:
-            names = [one["metadata"]["name"] for one in broker.claims(self.kubectl)]
-            self.kubectl.run("delete", "persistentvolumeclaims", "--selector", PART)
-            if names:
-                self.kubectl.run("delete", "persistentvolumeclaims", "--ignore-not-found", *names)
-            generated.sweep(self.kubectl)
-
-    def delete(self, kinds: str, selector: str, timeout: int) -> None:
-        """Deletes workloads and waits until their pods are gone."""
-        self.kubectl.run("delete", kinds, "--selector", selector, "--cascade=foreground", f"--timeout={timeout}s")
-
-    def stop_at_once(self) -> None:
-        """Tells broker nodes that all of them go: none need wait for the others (k8s/base/rabbitmq/stop).
-
-        Also those that are not ready, or stop already: they wait most. One that can't be told is no reason to stop halfway.
-        """
-        for pod in self.kubectl.list("pods"):
-            if pods.service(pod) == "rabbitmq" and pods.runs(pod, "rabbitmq"):
-                name = pod["metadata"]["name"]
-                try:
-                    self.kubectl.run("exec", name, "--container", "rabbitmq", "--", "touch", "/tmp/stop-now")  # noqa: S108
-                except WarrenError as error:
-                    note(f"{error}; {name} may take minutes to stop")
+            down.stop(self.kubectl, self.settings.stop_grace, volumes)
 
     def restart(self, services: Sequence[str]) -> None:
         with locked(self.kubectl.note, dry=self.runner.dry):

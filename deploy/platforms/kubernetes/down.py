@@ -1,0 +1,66 @@
+"""`down`: the workers first, then the broker and all else, with their data where they may go."""
+
+from __future__ import annotations
+
+from deploy.errors import WarrenError
+from deploy.output import note
+from deploy.platforms.kubernetes import broker, generated, operated, pods, pools
+from deploy.platforms.kubernetes.autoscaling import autoscalers
+from deploy.platforms.kubernetes.kubectl import PART, Kubectl
+from deploy.services import is_worker
+
+__all__ = ["stop"]
+
+# Seconds that broker nodes of RabbitMQ's operator may take to stop, if they see each that the others can do without it: ten
+# minutes at most.
+BROKER_PATIENCE = 660
+
+# Seconds that the rest may take after the workers' last task.
+PATIENCE = 120
+
+
+def stop(kubectl: Kubectl, grace: int, volumes: bool) -> None:
+    """Stops the stack; workers have ``grace`` seconds for the tasks that they run.
+
+    Raises:
+        WarrenError: not in time.
+    """
+    if not kubectl.runner.dry:
+        workers = any(is_worker(pods.service(pod)) for pod in kubectl.stack("pods"))
+        first = f", workers first, when their tasks have ended ({grace} s at most)"
+        kubectl.note(f"stopping the stack{first if workers else ''}")
+    if scalers := autoscalers(kubectl).values():
+        # One that finds nothing to scale looks again only after minutes.
+        kubectl.run("delete", *(one.resource for one in scalers))
+    # While the broker is there they end their tasks, acknowledge them and give back the others.
+    delete(kubectl, "deployments", pools.WORKERS, grace + PATIENCE)
+    if not volumes:
+        broker.annotate(kubectl)
+    tell_broker(kubectl)
+    delete(kubectl, "deployments,statefulsets", PART, PATIENCE)
+    operated.stop(kubectl, volumes, BROKER_PATIENCE)
+    if volumes:
+        names = [one["metadata"]["name"] for one in broker.claims(kubectl)]
+        kubectl.run("delete", "persistentvolumeclaims", "--selector", PART)
+        if names:
+            kubectl.run("delete", "persistentvolumeclaims", "--ignore-not-found", *names)
+        generated.sweep(kubectl)
+
+
+def delete(kubectl: Kubectl, kinds: str, selector: str, patience: int) -> None:
+    """Deletes workloads and waits until their pods are gone."""
+    kubectl.run("delete", kinds, "--selector", selector, "--cascade=foreground", f"--timeout={patience}s")
+
+
+def tell_broker(kubectl: Kubectl) -> None:
+    """Tells broker nodes that all of them go: none need wait for the others (k8s/base/rabbitmq/stop).
+
+    Also those that are not ready, or stop already: they wait most. One that can't be told is no reason to stop halfway.
+    """
+    for pod in kubectl.list("pods"):
+        if pods.service(pod) == "rabbitmq" and pods.runs(pod, "rabbitmq"):
+            name = pod["metadata"]["name"]
+            try:
+                kubectl.run("exec", name, "--container", "rabbitmq", "--", "touch", "/tmp/stop-now")  # noqa: S108
+            except WarrenError as error:
+                note(f"{error}; {name} may take minutes to stop")
