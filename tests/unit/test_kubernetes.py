@@ -218,7 +218,11 @@ def test_an_older_broker_is_refused_where_the_newer_has_run(home: Path, state: d
 
 def test_what_ran_on_the_volumes_counts_when_the_broker_is_down(home: Path) -> None:
     claim = {
-        "metadata": {"name": "data-rabbitmq-0", "annotations": {"warren/rabbitmq-image": "rabbitmq:4.4-management"}}
+        "metadata": {
+            "name": "data-rabbitmq-0",
+            "labels": {"app.kubernetes.io/name": "rabbitmq"},
+            "annotations": {"warren/rabbitmq-image": "rabbitmq:4.4-management"},
+        }
     }
     platform, _ = made({f"{READ} get pods": items(), f"{READ} get persistentvolumeclaims": items(claim)})
     with pytest.raises(WarrenError, match=r"the broker is RabbitMQ 4\.4, and 4\.3 does not start"):
@@ -267,8 +271,10 @@ def test_down_stops_workers_first_and_keeps_data_unless_told(home: Path) -> None
     # As the cluster makes it, with the labels of an overlay that changes its size.
     claim = {"metadata": {"name": "data-rabbitmq-0", "labels": {"app.kubernetes.io/name": "rabbitmq"}}}
     another = {"metadata": {"name": "data-other-0", "labels": {"app.kubernetes.io/name": "rabbitmq"}}}
+    history = {"metadata": {"name": "history", "labels": {"app.kubernetes.io/part-of": "warren"}}}
     claims = {
         f"{READ} get persistentvolumeclaims --selector app.kubernetes.io/name=rabbitmq": items(claim, another),
+        f"{READ} get persistentvolumeclaims --output": items(claim, another, history, {"metadata": {"name": "theirs"}}),
         f"{READ} get pods": items(pod("rabbitmq-0", "rabbitmq", image="rabbitmq:4.3-management")),
     }
     part = "app.kubernetes.io/part-of=warren"
@@ -285,8 +291,7 @@ def test_down_stops_workers_first_and_keeps_data_unless_told(home: Path) -> None
     platform.down(volumes=True)
     assert runner.ran == [
         *down,
-        f"{KUBECTL} delete persistentvolumeclaims --selector {part}",
-        f"{KUBECTL} delete persistentvolumeclaims --ignore-not-found data-rabbitmq-0",
+        f"{KUBECTL} delete persistentvolumeclaims data-rabbitmq-0 history --ignore-not-found",
     ]
 
 
@@ -305,9 +310,9 @@ def test_down_tells_all_broker_nodes_that_run_and_goes_on_where_one_can_not_be_t
         ExitCode.FAILED,
     )
     platform, runner = made({f"{READ} get pods": items(*nodes), f"{KUBECTL} exec rabbitmq-0": away})
-    platform.down(volumes=True)
+    platform.down(volumes=False)
     assert [line.split()[6] for line in runner.ran if " exec " in line] == ["rabbitmq-0", "rabbitmq-1", "rabbitmq-2"]
-    assert any("delete persistentvolumeclaims" in line for line in runner.ran)
+    assert any("delete deployments,statefulsets" in line for line in runner.ran)
     (told,) = [line for line in capsys.readouterr().err.splitlines() if "rabbitmq-0" in line]
     assert told.startswith("dev/warren: the cluster can't reach the pod's node;")
     assert told.endswith("rabbitmq-0 may take minutes to stop")

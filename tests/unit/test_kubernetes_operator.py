@@ -71,6 +71,10 @@ def test_down_keeps_its_data_unless_they_may_go(home: Path) -> None:
         f"{READ} get statefulsets --selector {THERE}": items(),
         f"{READ} get rabbitmqclusters.rabbitmq.com rabbitmq": cluster(),
         f"{READ} get pods --selector {ITS}": items(pod("rabbitmq-server-0", "rabbitmq")),
+        f"{READ} get persistentvolumeclaims": items(
+            by_operator({"metadata": {"name": "persistence-rabbitmq-server-0"}}),
+            by_operator({"metadata": {"name": "persistence-other-server-0"}}, "other"),
+        ),
     }
     platform, runner = made(answers)
     platform.down(volumes=False)
@@ -85,7 +89,7 @@ def test_down_keeps_its_data_unless_they_may_go(home: Path) -> None:
     platform.down(volumes=True)
     assert runner.ran[-6:-2] == stopped
     assert runner.ran[-2] == f"{KUBECTL} delete {BROKERS}/rabbitmq --cascade=foreground --timeout=660s"
-    assert "persistentvolumeclaims" in runner.ran[-1]
+    assert runner.ran[-1] == f"{KUBECTL} delete persistentvolumeclaims persistence-rabbitmq-server-0 --ignore-not-found"
 
 
 def test_where_the_cluster_knows_no_operator_there_is_none_of_it(home: Path) -> None:

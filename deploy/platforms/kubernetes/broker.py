@@ -10,7 +10,7 @@ from deploy.platforms.kubernetes.kubectl import Kubectl
 from deploy.platforms.kubernetes.rendered import documents, says
 from deploy.upgrade import version
 
-__all__ = ["annotate", "claims", "image", "ran"]
+__all__ = ["annotate", "claims", "holds", "image", "ran"]
 
 # The claims of our StatefulSet, and of the one that RabbitMQ's cluster operator makes. Of their labels only this one is sure:
 # an overlay that changes their size replaces the others.
@@ -23,8 +23,12 @@ RAN = "warren/rabbitmq-image"
 
 def claims(kubectl: Kubectl) -> list[dict[str, Any]]:
     """The claims of the broker's volumes."""
-    found = kubectl.list("persistentvolumeclaims", SELECTOR)
-    return [one for one in found if CLAIM.fullmatch(one["metadata"]["name"])]
+    return [one for one in kubectl.list("persistentvolumeclaims", SELECTOR) if holds(one)]
+
+
+def holds(claim: dict[str, Any]) -> bool:
+    """Whether it is a claim of one of the broker's volumes."""
+    return pods.service(claim) == "rabbitmq" and CLAIM.fullmatch(claim["metadata"]["name"]) is not None
 
 
 def ran(kubectl: Kubectl) -> tuple[list[str], int]:

@@ -40,10 +40,7 @@ def stop(kubectl: Kubectl, grace: int, volumes: bool) -> None:
     delete(kubectl, "deployments,statefulsets", PART, PATIENCE)
     operated.stop(kubectl, volumes, BROKER_PATIENCE)
     if volumes:
-        names = [one["metadata"]["name"] for one in broker.claims(kubectl)]
-        kubectl.run("delete", "persistentvolumeclaims", "--selector", PART)
-        if names:
-            kubectl.run("delete", "persistentvolumeclaims", "--ignore-not-found", *names)
+        delete_data(kubectl)
         generated.sweep(kubectl)
 
 
@@ -64,3 +61,16 @@ def tell_broker(kubectl: Kubectl) -> None:
                 kubectl.run("exec", name, "--container", "rabbitmq", "--", "touch", "/tmp/stop-now")  # noqa: S108
             except WarrenError as error:
                 note(f"{error}; {name} may take minutes to stop")
+
+
+def delete_data(kubectl: Kubectl) -> None:
+    """Deletes the claims with our label, and those of the broker, which an overlay may have left without."""
+    label, value = PART.split("=")
+    ours = [
+        one["metadata"]["name"]
+        for one in kubectl.list("persistentvolumeclaims", "")
+        if one["metadata"].get("labels", {}).get(label) == value or broker.holds(one)
+    ]
+    if ours:
+        # What the operator made goes with its broker, maybe just now.
+        kubectl.run("delete", "persistentvolumeclaims", *ours, "--ignore-not-found")

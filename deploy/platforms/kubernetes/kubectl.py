@@ -70,8 +70,9 @@ class Kubectl:
         return [one for one in self.list(kinds, THERE) if not someone_elses(one)]
 
     def list(self, kinds: str, selector: str = PART) -> list[dict[str, Any]]:
-        """The objects of ``kinds`` that ``selector`` selects."""
-        printed = self.read("get", kinds, "--selector", selector, "--output", "json")
+        """The objects of ``kinds`` that ``selector`` selects; all of the namespace, where it is empty."""
+        selected = ["--selector", selector] if selector else []
+        printed = self.read("get", kinds, *selected, "--output", "json")
         found: list[dict[str, Any]] = json.loads(printed or "{}").get("items", [])
         return found
 
