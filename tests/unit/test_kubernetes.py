@@ -532,17 +532,49 @@ def test_what_a_cluster_answers_is_not_taken_for_its_silence_or_for_a_right_that
     assert caught.value.code is code
 
 
+EXPIRED = WarrenError(
+    "`kubectl delete --timeout=450s` ended with exit code 1: error: timed out waiting for the condition on pods/worker-a",
+    ExitCode.FAILED,
+)
+
+
 def test_what_takes_too_long_is_not_a_cluster_that_is_silent(home: Path) -> None:
-    expired = WarrenError(
-        "`kubectl delete --timeout=450s` ended with exit code 1: error: timed out waiting for the condition on pods/worker-a",
-        ExitCode.FAILED,
-    )
-    platform, _ = made({f"{KUBECTL} delete deployments": expired})
+    platform, _ = made({f"{KUBECTL} delete deployments": EXPIRED, f"{READ} get nodes": "n1 True\n"})
     with pytest.raises(
         WarrenError, match=r"timed out waiting .* on pods/worker-a; `invoke status` shows what"
     ) as caught:
         platform.down(volumes=False)
     assert caught.value.code is ExitCode.TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("nodes", "why"),
+    [
+        ("n3 True\nn2 Unknown\n", "nothing is heard of n2"),
+        ("n2 False\n", "nothing is heard of n2"),
+        (
+            WarrenError("`kubectl` ended with exit code 1: Error (Forbidden): User is forbidden", ExitCode.FAILED),
+            "whether n2 is away this user may not see",
+        ),
+    ],
+)
+def test_down_that_waits_for_a_node_that_is_away_says_the_way_out(home: Path, nodes: Any, why: str) -> None:
+    there = [pod(name) for name in ("worker-a", "worker-b", "worker-c")]
+    for one, node in zip(there, ("n2", "n2", "n3"), strict=True):
+        one["spec"]["nodeName"] = node
+    for one in there[:2]:
+        one["metadata"]["deletionTimestamp"] = UP
+    answers = {f"{KUBECTL} delete deployments": EXPIRED, f"{READ} get nodes": nodes, f"{READ} get pods": items(*there)}
+    platform, runner = made(answers)
+    with pytest.raises(WarrenError) as caught:
+        platform.down(volumes=False)
+    force = f"{KUBECTL} delete pods worker-a worker-b --force"
+    assert str(caught.value) == (
+        f"dev/warren: worker-a, worker-b did not stop; {why}; bring that node back or, once it is surely off, let go of what "
+        f"ran there by `{force}`, then `invoke down` again"
+    )
+    assert caught.value.code is ExitCode.TIMEOUT
+    assert force not in runner.ran
 
 
 def test_no_kubectl_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deploy.errors import WarrenError
+from deploy.errors import ExitCode, WarrenError
 from deploy.output import note
-from deploy.platforms.kubernetes import broker, generated, operated, pods, pools
+from deploy.platforms.kubernetes import away, broker, generated, operated, pods, pools
 from deploy.platforms.kubernetes.autoscaling import autoscalers
 from deploy.platforms.kubernetes.kubectl import PART, Kubectl
 from deploy.services import is_worker
@@ -23,8 +23,17 @@ def stop(kubectl: Kubectl, grace: int, volumes: bool) -> None:
     """Stops the stack; workers have ``grace`` seconds for the tasks that they run.
 
     Raises:
-        WarrenError: not in time.
+        WarrenError: not in time; where a node is away, with the way out.
     """
+    try:
+        in_turn(kubectl, grace, volumes)
+    except WarrenError as error:
+        if error.code is ExitCode.TIMEOUT and (said := away.way_out(kubectl)):
+            raise WarrenError(said, error.code) from error
+        raise
+
+
+def in_turn(kubectl: Kubectl, grace: int, volumes: bool) -> None:
     if not kubectl.runner.dry:
         workers = any(is_worker(pods.service(pod)) for pod in kubectl.stack("pods"))
         first = f", workers first, when their tasks have ended ({grace} s at most)"
