@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import signal
 import sys
 from typing import Any
@@ -110,9 +111,10 @@ class Flower(FlowerApplication):
         prefixed = [rewrite_handler(page, options.url_prefix) for page in pages] if options.url_prefix else pages
         self.add_handlers(".*", [*prefixed, *pages])
         if options.url_prefix:
-            # Who asks for the root is led there.
-            to = {"url": f"/{options.url_prefix.strip('/')}/", "permanent": False}
-            self.add_handlers(".*", [("/", RedirectHandler, to)])
+            # Who asks for the root, or leaves out the slash at the end, is led there.
+            prefix = f"/{options.url_prefix.strip('/')}"
+            to = {"url": f"{prefix}/", "permanent": False}
+            self.add_handlers(".*", [("/", RedirectHandler, to), (re.escape(prefix), RedirectHandler, to)])
         BaseHandler.get_current_user = current_user
         BaseHandler.set_cookie = set_cookie
         if self.options.basic_auth:
