@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from deploy.paths import ROOT
+from tests.support import own_overlay
 from tests.support.checkout import Checkout
 from tests.support.cluster import Cluster, named
 from tests.support.eventually import eventually
@@ -40,30 +41,23 @@ def without_requests(kind: str, name: str, *containers: str) -> dict[str, Any]:
     return {"target": {"kind": kind, "name": name}, "patch": json.dumps(changes)}
 
 
-OVERLAY = {
-    "apiVersion": "kustomize.config.k8s.io/v1beta1",
-    "kind": "Kustomization",
-    "namespace": "of-the-settings",
-    "resources": ["../k8s/overlays/dev"],
-    "components": ["../k8s/components/keda", "../tests/e2e/kubernetes/ledger"],
-    "patches": [
-        {
-            "target": {"kind": "ScaledObject"},
-            "patch": json.dumps(
-                [
-                    {
-                        "op": "replace",
-                        "path": "/spec/advanced/horizontalPodAutoscalerConfig/behavior/scaleDown",
-                        # Not five minutes, so that the test need not wait for them.
-                        "value": {"stabilizationWindowSeconds": 5},
-                    }
-                ]
-            ),
-        },
-        without_requests("Deployment", "worker|monitor|flower", "containers"),
-        without_requests("StatefulSet", "rabbitmq", "containers", "initContainers"),
-    ],
-}
+PATCHES = [
+    {
+        "target": {"kind": "ScaledObject"},
+        "patch": json.dumps(
+            [
+                {
+                    "op": "replace",
+                    "path": "/spec/advanced/horizontalPodAutoscalerConfig/behavior/scaleDown",
+                    # Not five minutes, so that the test need not wait for them.
+                    "value": {"stabilizationWindowSeconds": 5},
+                }
+            ]
+        ),
+    },
+    without_requests("Deployment", "worker|monitor|flower", "containers"),
+    without_requests("StatefulSet", "rabbitmq", "containers", "initContainers"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +72,12 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout whose settings name an overlay with KEDA, and a second pool."""
-    checkout = Checkout(tmp_path_factory.mktemp("autoscaling"), "kubernetes", WARREN_KUBE_CONTEXT=cluster.context)
-    (checkout.folder / "mine").mkdir()
-    (checkout.folder / "mine" / "kustomization.yaml").write_text(json.dumps(OVERLAY))
-    checkout.set(WARREN_PROJECT=cluster.namespace, WARREN_APP_IMAGE=app_image, WARREN_KUBE_OVERLAY="mine")
+    checkout = own_overlay.checkout_with(
+        tmp_path_factory.mktemp("autoscaling"), cluster, app_image,
+        ["k8s/components/keda", "tests/e2e/kubernetes/ledger"], patches=PATCHES,
+    )  # fmt: skip
     checkout.set(WARREN_QUEUES="default,mail")
     checkout.set(WARREN_POOLS="heavy", WARREN_POOL_HEAVY_QUEUES="video,reports", WARREN_POOL_HEAVY_CONCURRENCY="1")
-    checkout.run("make", ".venv/ops")
     # On a busy host it may give up waiting; what came up is left, and it goes on from there.
     eventually(lambda: checkout.invoke("up"), PATIENCE, "the stack is up")
     return checkout

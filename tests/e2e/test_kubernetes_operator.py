@@ -14,20 +14,12 @@ from typing import Any
 
 import pytest
 
+from tests.support import own_overlay
 from tests.support.checkout import Checkout
 from tests.support.cluster import Cluster, named, three_nodes
 from tests.support.eventually import eventually
 from tests.support.ledger import LONG, Ledger
 from tests.support.rollout import watched
-
-# As docs/kubernetes-options.md has it, with what a test needs beside it.
-OVERLAY = {
-    "apiVersion": "kustomize.config.k8s.io/v1beta1",
-    "kind": "Kustomization",
-    "namespace": "of-the-settings",
-    "resources": ["../tests/e2e/kubernetes"],
-    "components": ["../k8s/components/rabbitmq-operator"],
-}
 
 OPERATED = "rabbitmqclusters.rabbitmq.com"
 BROKERS = "app.kubernetes.io/name=rabbitmq"
@@ -62,12 +54,12 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    checkout = Checkout(tmp_path_factory.mktemp("operator"), "kubernetes", WARREN_KUBE_CONTEXT=cluster.context)
-    (checkout.folder / "mine").mkdir()
-    (checkout.folder / "mine" / "kustomization.yaml").write_text(json.dumps(OVERLAY))
-    checkout.set(WARREN_PROJECT=cluster.namespace, WARREN_APP_IMAGE=app_image, WARREN_KUBE_OVERLAY="mine")
+    # As docs/kubernetes-options.md has it, with what a test needs beside it.
+    checkout = own_overlay.checkout_with(
+        tmp_path_factory.mktemp("operator"), cluster, app_image,
+        ["k8s/components/rabbitmq-operator"], resources=["../tests/e2e/kubernetes"],
+    )  # fmt: skip
     checkout.set(WARREN_UP_TIMEOUT=str(LONG))
-    checkout.run("make", ".venv/ops")
     brought_up(checkout)
     return checkout
 

@@ -18,6 +18,7 @@ import pytest
 
 from deploy.errors import ExitCode
 from deploy.services import SERVICES
+from tests.support import own_overlay
 from tests.support.checkout import Checkout
 from tests.support.cluster import Cluster, named
 from tests.support.eventually import eventually
@@ -77,32 +78,18 @@ def second(cluster: Cluster) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout whose settings name an overlay with a pool, autoscaling by CPU and a broker that speaks TLS too."""
-    checkout = Checkout(tmp_path_factory.mktemp("options"), "kubernetes", WARREN_KUBE_CONTEXT=cluster.context)
-    checkout.set(WARREN_PROJECT=cluster.namespace, WARREN_APP_IMAGE=app_image, WARREN_KUBE_OVERLAY="mine")
+    components = [f"k8s/components/{name}" for name in ("worker-pool-batch", "hpa", "tls")]
+    checkout = own_overlay.checkout_with(
+        tmp_path_factory.mktemp("options"), cluster, app_image,
+        components, patches=[LITTLE, UNCERTIFIED, *UNRESERVED],
+    )  # fmt: skip
     copied_pool(checkout.folder / "k8s" / "components", "batch")
-    components = [f"../k8s/components/{name}" for name in ("worker-pool-batch", "hpa", "tls")]
-    overlay(checkout, "mine", components, patches=[LITTLE, UNCERTIFIED, *UNRESERVED])
     cluster.kubectl("create", "namespace", cluster.namespace)
     files = certificate(checkout.folder, f"rabbitmq.{cluster.namespace}")
     cluster.kubectl("create", "secret", "generic", "warren-broker-tls", *(f"--from-file={file}" for file in files))
-    checkout.run("make", ".venv/ops")
     # On a busy host it may give up waiting; what came up is left, and it goes on from there.
     eventually(lambda: checkout.invoke("up"), PATIENCE, "the stack is up")
     return checkout
-
-
-def overlay(checkout: Checkout, name: str, components: list[str], **content: Any) -> None:
-    """Writes an overlay of one's own over dev."""
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "namespace": "of-the-settings",
-        "resources": ["../k8s/overlays/dev"],
-        "components": components,
-        **content,
-    }
-    (checkout.folder / name).mkdir()
-    (checkout.folder / name / "kustomization.yaml").write_text(json.dumps(kustomization))
 
 
 def copied_pool(components: Path, name: str) -> None:
@@ -198,17 +185,16 @@ def served_elsewhere(cluster: Cluster, stack: Checkout) -> None:
     """The overlay, and the settings, of a stack whose broker is the one in ``cluster``, by its name there and by TLS."""
     address = {"BROKER_SCHEME": "amqps", "BROKER_HOST": f"rabbitmq.{cluster.namespace}", "BROKER_PORT": "5671"}
     patch = [{"op": "replace", "path": f"/data/{name}", "value": value} for name, value in address.items()]
-    overlay(
-        stack,
-        "elsewhere",
-        ["../k8s/components/external-broker", "../k8s/components/broker-authority"],
+    folder = own_overlay.write(
+        stack, "elsewhere",
+        ["k8s/components/external-broker", "k8s/components/broker-authority"],
         patches=[
             {"target": {"kind": "ConfigMap", "name": "warren-broker-address"}, "patch": json.dumps(patch)},
             *UNRESERVED[:1],
         ],
         secretGenerator=[{"name": "broker-authority", "files": ["ca.crt"]}],
-    )
-    shutil.copy(stack.folder / "ca.crt", stack.folder / "elsewhere" / "ca.crt")
+    )  # fmt: skip
+    shutil.copy(stack.folder / "ca.crt", folder / "ca.crt")
 
 
 def versions(cluster: Cluster) -> dict[str, Any]:
