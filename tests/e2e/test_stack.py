@@ -12,6 +12,7 @@ import re
 import select
 import signal
 import socket
+import subprocess
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -312,6 +313,28 @@ def test_kill_9_of_every_worker_loses_nothing(stack: Checkout, producer: Celery)
     # last events yet, so some tasks that have ended say so to nobody else.
     assert [one.get(timeout=240) for one in sent] == [0.1] * 400
     eventually(lambda: all(one["ready"] for one in stack.workers()), 120, "workers are back")
+
+
+@pytest.mark.parametrize("platform", ["compose"], indirect=True)
+def test_a_container_that_has_no_handlers_yet_can_be_stopped(stack: Checkout) -> None:
+    """As Celery in its first half second: the kernel drops signals that the first process does not handle."""
+    described = subprocess.run(
+        ["docker", "inspect", "--format", "{{.Config.Image}}", *stack.containers()],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    image = next(one for one in described if one.startswith("warren-app:"))
+    name = f"{stack.project}-starting"
+    program = "import time; print('runs', flush=True); time.sleep(600)"
+    started = subprocess.Popen(
+        ["docker", "run", "--rm", "--name", name, image, "python3", "-c", program], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert started.stdout
+        assert started.stdout.readline() == "runs\n"
+        subprocess.run(["docker", "kill", "--signal", "TERM", name], check=True, capture_output=True)
+        assert started.wait(60) == 128 + signal.SIGTERM
+    finally:
+        subprocess.run(["docker", "rm", "--force", name], check=False, capture_output=True)
 
 
 def test_an_edit_of_the_tasks_takes_effect(stack: Checkout) -> None:
