@@ -532,6 +532,32 @@ def test_what_a_cluster_answers_is_not_taken_for_its_silence_or_for_a_right_that
     assert caught.value.code is code
 
 
+@pytest.mark.parametrize(
+    ("kind", "where", "more"),
+    [
+        ("configmaps", 'in the namespace "warren"', ""),
+        (
+            "priorityclasses",
+            "at the cluster scope",
+            "; for rights in one namespace only there is the component namespaced",
+        ),
+    ],
+)
+def test_what_is_forbidden_is_left_out_and_said_so_and_the_context_is_not_taken_for_the_stacks(
+    home: Path, kind: str, where: str, more: str
+) -> None:
+    said = f'{kind} "x" is forbidden: User "jo" cannot patch resource "{kind}" {where}'
+    error = WarrenError(f"`kubectl apply` ended with exit code 1: {said}", ExitCode.FAILED)
+    platform, _ = made({f"{KUBECTL} apply": error})
+    with pytest.raises(WarrenError) as caught:
+        platform.apply()
+    assert caught.value.code is ExitCode.PLATFORM
+    told, _, hint = str(caught.value).partition(" (docs/")
+    assert told == f"dev/warren: the cluster forbids it: {said}; the rest of it is applied{more}"
+    assert bool(hint) is bool(more)
+    assert not (home / ".warren" / "kubernetes" / "context").exists()
+
+
 EXPIRED = WarrenError(
     "`kubectl delete --timeout=450s` ended with exit code 1: error: timed out waiting for the condition on pods/worker-a",
     ExitCode.FAILED,

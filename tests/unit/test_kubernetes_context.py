@@ -30,6 +30,16 @@ def runner(current: str = "dev") -> Any:
     )
 
 
+def configured(current: str, **contexts: tuple[str, str]) -> Any:
+    """With ``contexts``, each with its cluster's entry and that one's server."""
+    told = {
+        "current-context": current,
+        "contexts": [{"name": name, "context": {"cluster": entry}} for name, (entry, _) in contexts.items()],
+        "clusters": [{"name": entry, "cluster": {"server": url}} for entry, url in set(contexts.values())],
+    }
+    return FakeRunner({"kubectl config view": json.dumps(told)})
+
+
 def refused(named: str, current: str, *, confirmed: bool = False) -> WarrenError:
     with pytest.raises(WarrenError) as caught:
         chosen(named, confirmed, runner(current))
@@ -75,6 +85,28 @@ def test_one_that_was_used_before_is_no_surprise_and_another_is(home: Path) -> N
         "say which is meant: WARREN_KUBE_CONTEXT=prod (or dev)"
     )
     assert chosen("dev", False, runner("dev")).name == "dev"
+
+
+@pytest.mark.parametrize(
+    ("used", "now", "surprise"),
+    [
+        (("one", "https://prod.example"), ("one", "https://prod.example"), False),
+        (("one", "https://prod.example"), ("two", "https://prod.example"), False),
+        (("one", SERVERS["dev"]), ("one", SERVERS["dev"]), False),
+        # Tunnels, maybe, to a cluster each.
+        (("one", SERVERS["dev"]), ("two", SERVERS["dev"]), True),
+    ],
+)
+def test_another_context_of_the_same_cluster_is_no_surprise(
+    home: Path, used: tuple[str, str], now: tuple[str, str], *, surprise: bool
+) -> None:
+    context.remember(Context("edit", used[1]))
+    asked = configured("admin", edit=used, admin=now)
+    if not surprise:
+        assert chosen("", False, asked).name == "admin"
+        return
+    with pytest.raises(WarrenError, match="kubectl's context is admin now, but this checkout's stack is in edit"):
+        chosen("", False, asked)
 
 
 def test_another_cluster_under_the_same_name_is_a_surprise_unless_it_is_on_this_host(home: Path) -> None:

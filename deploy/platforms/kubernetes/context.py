@@ -62,6 +62,10 @@ def chosen(named: str, confirmed: bool, runner: Runner) -> Context:
     used, _, where = USED.read_text().strip().partition("\n") if USED.exists() else ("", "", "")
     if named or confirmed or (used, where) == (name, context.server):
         return context
+    one_entry = contexts.get(used, {}).get("cluster") == contexts[name].get("cluster")
+    if where and where == context.server and (one_entry or not context.here):
+        # The same cluster, as another user perhaps. (One address of this host may lead to several, through tunnels.)
+        return context
     if used == name and where and not context.here:
         # Many clusters give theirs the same name, such as `default`. (One on this host has another port when it is made anew.)
         raise WarrenError(

@@ -12,7 +12,7 @@ from deploy.output import note
 from deploy.platforms.kubernetes.context import Context
 from deploy.run import Runner
 
-__all__ = ["PART", "THERE", "Kubectl", "explained", "not_installed", "unknown"]
+__all__ = ["PART", "THERE", "Kubectl", "explained", "half_applied", "not_installed", "unknown"]
 
 # The label of all that belongs to the stack.
 PART = "app.kubernetes.io/part-of=warren"
@@ -154,6 +154,15 @@ def explained(error: WarrenError, place: str) -> WarrenError:
         return not_installed() if "is not installed" in text else error
     told, code = answered(said) or silent(said, error.code) or (text, error.code)
     return WarrenError(f"{place}: {told}", code)
+
+
+def half_applied(error: WarrenError) -> WarrenError:
+    """``error`` of an apply, with what is to be known where rights lack: what this user may do is done all the same."""
+    if "the cluster forbids it" not in str(error):
+        return error
+    wide = "; for rights in one namespace only there is the component namespaced (docs/kubernetes-clusters.md)"
+    hint = wide if "at the cluster scope" in str(error) else ""
+    return WarrenError(f"{error}; the rest of it is applied{hint}", error.code)
 
 
 def answered(said: str) -> tuple[str, ExitCode] | None:

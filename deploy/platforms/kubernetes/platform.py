@@ -32,7 +32,7 @@ from deploy.platforms.kubernetes import (
 from deploy.platforms.kubernetes.asked import Rank
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers, overview
 from deploy.platforms.kubernetes.forward import Forwarded
-from deploy.platforms.kubernetes.kubectl import THERE, Kubectl, explained
+from deploy.platforms.kubernetes.kubectl import THERE, Kubectl, explained, half_applied
 from deploy.platforms.kubernetes.rendered import render
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.platforms.lock import locked
@@ -153,18 +153,17 @@ class Kubernetes:
         self.require_upgradable()
         passwords.complete(self.kubectl)
         folder = self.overlay()
-        if not self.runner.dry:
-            context.remember(self.kubectl.context)
         passwords.let_be_made(self.kubectl)
         try:
             self.kubectl.run("apply", "--kustomize", folder)
         except WarrenError as error:
             if not re.search(r'Job\S* "make-.*immutable', str(error)):
-                raise
+                raise half_applied(error) from error
             # Another image of Python's: a Job can't be changed, and what these made stays.
             self.kubectl.run("delete", *(f"job/{name}" for name in passwords.MAKERS), "--ignore-not-found")
             self.kubectl.run("apply", "--kustomize", folder)
         if not self.runner.dry:
+            context.remember(self.kubectl.context)
             self.kubectl.note(f"applied the overlay {self.settings.kube_overlay} with the settings of .env ({folder})")
 
     def require_upgradable(self) -> None:
