@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -115,10 +116,11 @@ def read(of: type[T], environment: Mapping[str, str], origin: Mapping[str, str] 
 
 
 def complaint(variable: Variable, text: str, origin: Mapping[str, str] | None = None) -> str:
-    """The line for a variable whose value is none that it takes."""
+    """The line for a variable whose value is none that it takes. Of an address it shows no password: logs are read by many."""
     where = (origin or {}).get(variable.name, "the environment")
+    shown = re.sub("//.*@", "//***@", text, flags=re.DOTALL)
     return (
-        f"{variable.name}={text} (in {where}) is not {variable.expected}; "
+        f"{variable.name}={shown} (in {where}) is not {variable.expected}; "
         f"write for example {variable.name}={variable.example}"
     )
 

@@ -18,6 +18,10 @@ __all__ = ["AppSettings", "from_environment"]
 # No dots: a delayed task's binding is `#.<queue>`, so a queue `b` would also get what is meant for `a.b`.
 QUEUE_NAMES = r"^[a-z][a-z0-9_-]{0,62}$"
 
+# A password with other characters would end the name of the host, or be taken for its port.
+AMQP = r"amqps?://([^\s/?#@]*@)?[^\s/?#@;]*(/[^\s@;]*)?"
+AMQP_EXPECTED = "an amqp:// address (other characters than letters, digits, - and _ in its password are written as %2F)"
+
 # Of a prefix: what needs no quoting.
 URL_PATH = r"^/?[A-Za-z0-9._~/-]*$"
 
@@ -63,7 +67,7 @@ TROUBLE = ("task-failed", "task-unclaimed", "task-stalled", "task-orphaned")
 class AppSettings(Variables, frozen=True, kw_only=True):
     """One field an environment variable; see ``.env.example`` for the same in words."""
 
-    broker_url: Annotated[str, Meta(pattern=r"^amqps?://", title="an amqp:// address")] = field(
+    broker_url: Annotated[str, Meta(pattern=f"^{AMQP}(;{AMQP})*$", title=AMQP_EXPECTED)] = field(
         default="amqp://127.0.0.1:5672/warren", name="CELERY_BROKER_URL"
     )
     result_backend: Annotated[str, Meta(min_length=1, title="the URL of a Celery result backend")] = field(
@@ -125,10 +129,10 @@ class AppSettings(Variables, frozen=True, kw_only=True):
     monitor_cookie_secret: Annotated[str, Meta(title="a key")] = field(default="", name="MONITOR_COOKIE_SECRET")
     monitor_webhook_key: Annotated[str, Meta(title="a key")] = field(default="", name="MONITOR_WEBHOOK_KEY")
     # Empty: the page offers no revoke, or no retry.
-    monitor_ops_url: Annotated[str, Meta(pattern=r"^(amqps?://.*)?$", title="an amqp:// address")] = field(
+    monitor_ops_url: Annotated[str, Meta(pattern=f"^({AMQP})?$", title=AMQP_EXPECTED)] = field(
         default="", name="MONITOR_OPS_URL"
     )
-    monitor_producer_url: Annotated[str, Meta(pattern=r"^(amqps?://.*)?$", title="an amqp:// address")] = field(
+    monitor_producer_url: Annotated[str, Meta(pattern=f"^({AMQP})?$", title=AMQP_EXPECTED)] = field(
         default="", name="MONITOR_PRODUCER_URL"
     )
     monitor_keep_days: Annotated[int, Meta(ge=1, le=3650, title="a number of days from 1 to 3650")] = field(

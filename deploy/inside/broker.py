@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +23,9 @@ __all__ = ["main", "write"]
 
 # As a broker sees these files: CONFIG is mounted there.
 HOME = "/etc/rabbitmq"
+
+# Of a URL (RFC 3986).
+UNQUOTED = r"[A-Za-z0-9._~-]+"
 
 PLUGINS: tuple[str, ...] = ("rabbitmq_management", "rabbitmq_prometheus")
 
@@ -51,6 +55,23 @@ def write(settings: Settings, secrets: Secrets, nodes: int, config: Path, data: 
     private(data / ".erlang.cookie", secrets["erlang-cookie"])
 
 
+def password(file: Path) -> str:
+    """What other pods put into addresses as it is.
+
+    Raises:
+        Mistake: an address would not be one any more, or be one with another password.
+    """
+    if re.fullmatch(UNQUOTED, found := file.read_text()):
+        return found
+    has = "ends with a line break" if re.fullmatch(UNQUOTED, found.strip()) else "is empty, or has other characters"
+    raise Mistake(
+        [
+            f"{file.name} of the Secret warren {has}: a password takes letters, digits, - and _; "
+            "mend it, then delete the pods of the stack"
+        ]
+    )
+
+
 def private(file: Path, text: str) -> None:
     # Erlang refuses a cookie that others may read, and an older one may not be written to.
     file.unlink(missing_ok=True)
@@ -63,10 +84,11 @@ def main(arguments: list[str]) -> int:
     folder = Path(os.environ["WARREN_SECRETS"])
     try:
         settings = read(Settings, os.environ)
-        secrets = Secrets({name: (folder / name).read_text().strip() for name in (*ROLES, "erlang-cookie")})
+        secrets = Secrets({name: password(folder / name) for name in ROLES})
+        secrets["erlang-cookie"] = (folder / "erlang-cookie").read_text().strip()
         # Beside it, where the component keda mounts its own.
-        if (password := folder.with_name(f"{folder.name}-keda") / "password").exists():
-            secrets[KEDA] = password.read_text().strip()
+        if (file := folder.with_name(f"{folder.name}-keda") / "password").exists():
+            secrets[KEDA] = file.read_text().strip()
     except (Mistake, OSError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)  # noqa: T201

@@ -121,3 +121,26 @@ def test_a_process_reads_its_own_environment(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WARREN_QUEUES", "mail,default")
     assert from_environment().queues == ("mail", "default")
     assert from_environment({}).queues == ("default",)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "amqp://127.0.0.1:5672/warren",
+        "amqps://worker:a%2Fb@[fd00::1]:5671/shop?heartbeat=10",
+        "amqp://worker@one//;amqp://worker@two//",
+        "amqp://",
+    ],
+)
+def test_an_address_of_a_broker(address: str) -> None:
+    assert from_environment({"CELERY_BROKER_URL": address}).broker_url == address
+
+
+@pytest.mark.parametrize("password", ["secret\n", "secret/b", "secret#b", "secret?b", "sec@ret", "sec ret"])
+@pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "MONITOR_OPS_URL", "MONITOR_PRODUCER_URL"])
+def test_of_an_address_that_is_none_no_password_is_shown(name: str, password: str) -> None:
+    with pytest.raises(Mistake) as caught:
+        from_environment({name: f"amqp://worker:{password}@rabbitmq:5672/warren"})
+    (line,) = caught.value.lines
+    assert line.startswith(f"{name}=amqp://***@rabbitmq:5672/warren (in the environment) is not an amqp:// address (")
+    assert "sec" not in line

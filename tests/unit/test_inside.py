@@ -211,6 +211,26 @@ def test_a_wrong_setting_is_a_line_in_the_pods_log(
     assert capsys.readouterr().err.startswith("error: WARREN_QUEUES=A.B (in the environment) is not a list")
 
 
+@pytest.mark.parametrize(
+    ("value", "has"),
+    [("secret\n", "ends with a line break"), ("a/b", "has other characters"), ("a#b", "has other"), ("", "is empty")],
+)
+def test_a_password_that_no_address_takes_is_a_line_in_the_pods_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str, has: str
+) -> None:
+    """Else every pod but the broker's would say so, in words of its own."""
+    for name in (*NAMES, "erlang-cookie"):
+        (tmp_path / name).write_text("secret")
+    (tmp_path / "producer").write_text(value)
+    monkeypatch.setenv("WARREN_SECRETS", str(tmp_path))
+    assert broker.main([str(tmp_path), str(tmp_path)]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("error: producer of the Secret warren ")
+    assert has in said
+    assert value.strip() not in said or not value
+    assert not (tmp_path / "definitions.json").exists()
+
+
 def test_the_image_has_what_that_needs(tmp_path: Path) -> None:
     for place in IMAGE_SOURCES:
         for file in sources(ROOT / place):
