@@ -73,6 +73,22 @@ class Runner:
             raise failed(arguments, done)
         return str(done.stdout)
 
+    def differs(self, arguments: Sequence[str]) -> bool:
+        """Runs a command that shows on the terminal what differs, and says whether anything does.
+
+        Raises:
+            WarrenError: it failed, which diff and its like tell by an exit code of more than 1.
+        """
+        if not self.acts(shlex.join(arguments)):
+            return False
+        done = self._run(arguments, None, None, errors=subprocess.PIPE)
+        if done.returncode in INTERRUPTED:
+            raise KeyboardInterrupt
+        if done.returncode not in {0, 1}:
+            raise failed(arguments, done)
+        sys.stderr.write(done.stderr)
+        return bool(done.returncode)
+
     def attach(self, arguments: Sequence[str]) -> int:
         """Runs a command that the terminal belongs to until it ends or Ctrl-C ends it; its exit code."""
         if not self.acts(shlex.join(arguments)):
@@ -94,6 +110,7 @@ class Runner:
         environment: Mapping[str, str] | None,
         output: int | None,
         timeout: float | None = None,
+        errors: int | None = None,
     ) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
@@ -101,7 +118,7 @@ class Runner:
                 cwd=ROOT,
                 env={**surroundings(arguments), **(environment or {})},
                 stdout=output,
-                stderr=output,
+                stderr=errors or output,
                 stdin=subprocess.DEVNULL,
                 text=True,
                 check=False,

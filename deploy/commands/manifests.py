@@ -46,9 +46,8 @@ def diff(s: Session) -> None:
     if platform.kubectl.own_namespace() is None:
         note(f"{platform.kubectl.place}: there is no such namespace yet, so all would be new; `invoke render` shows it")
         raise SystemExit(1)
-    code = s.runner.attach(platform.kubectl.command("diff", "--kustomize", platform.overlay()))
-    if code:
-        raise SystemExit(code)
+    if platform.kubectl.differs("--kustomize", platform.overlay()):
+        raise SystemExit(1)
     if not s.runner.dry:
         note(f"{platform.kubectl.place}: nothing would change")
 

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from app import sending
+from deploy import management
 from deploy.commands.control import ask, connected, nodes, refuse_under_alarm
 from deploy.commands.overlays import has_queue
+from deploy.definitions import TASKS
 from deploy.errors import ExitCode, WarrenError, reason
 from deploy.output import note, print_json, say
 from deploy.session import Session
@@ -135,6 +137,8 @@ def call(
         )
     s.endpoints.soon("rabbitmq")
     refuse_under_alarm(s)
+    if queue:
+        require_up(s, queue)
     with connected(s, "ops"):
         name = full_name(s, name)
     options: dict[str, Any] = {"queue": queue} if queue else {}
@@ -158,6 +162,16 @@ def call(
         if not as_json:
             note(f"sent {name} as {sent.id}; waiting for its result")
         waited(sent, name, patience + delay, functools.partial(show_as_json, name) if as_json else show_as_text)
+
+
+def require_up(s: Session, queue: str) -> None:
+    """Raises WarrenError where the broker lacks a queue that the settings name: what is sent would be a dead letter."""
+    try:
+        there = management.bound(s.endpoints, s.secrets, TASKS)
+    except WarrenError:
+        return  # Of a broker of others this may not be known.
+    if queue not in there:
+        raise WarrenError(f"the queue {queue} is not up yet; `invoke up` makes it", ExitCode.FAILED)
 
 
 def value_of(s: Session, name: str, args: list[Any]) -> Any:

@@ -70,12 +70,16 @@ def require_edge(s: Session) -> None:
     """Raises WarrenError where an edge is wanted that this platform does not have."""
     if s.settings.edge == "off" or s.platform.name == "compose":
         return
-    why = f"the edge works with Docker Compose, and this is the platform {s.platform.name}"
+    why = no_edge(s)
     if s.edge:
         raise WarrenError(f"{why}; leave --edge away, or add --platform compose", ExitCode.USAGE)
     raise WarrenError(
         f"{why}; take WARREN_EDGE=on out of the settings, or set WARREN_PLATFORM=compose", ExitCode.SETTINGS
     )
+
+
+def no_edge(s: Session) -> str:
+    return f"the edge works with Docker Compose, and this is the platform {s.platform.name}"
 
 
 @contextmanager
@@ -163,11 +167,17 @@ def down(s: Session, volumes: bool, yes: bool) -> None:
     if volumes and not yes and not s.runner.dry:
         what = "the broker's data (waiting tasks, the event log) and the monitor's and Flower's history"
         confirm(s, f"`down --volumes` deletes {what}")
+    was_up = bool(s.platform.status())
     s.platform.down(volumes)
-    if not s.runner.dry:
+    if s.runner.dry:
+        return
+    data = "Its data is deleted; the secrets are kept." if volumes else "Its data is kept."
+    say(there(s, f"{'The stack is down' if was_up else 'Nothing ran'}. {data}"))
+    if was_up or not (others := s.platform.troubles()):
         forget()
-        data = "Its data is deleted; the secrets are kept." if volumes else "Its data is kept."
-        say(there(s, f"The stack is down. {data}"))
+        return
+    for line in others:
+        note(line)
 
 
 def there(s: Session, text: str) -> str:
@@ -214,7 +224,10 @@ def checked(s: Session, services: list[str]) -> list[str]:
         learn(s)
     known = all_services(s.settings)
     if EDGE in services and EDGE not in known:
-        raise WarrenError("the edge is off; `invoke up --edge` turns it on", ExitCode.UNKNOWN)
+        turn_on = s.platform.name == "compose"
+        raise WarrenError(
+            "the edge is off; `invoke up --edge` turns it on" if turn_on else no_edge(s), ExitCode.UNKNOWN
+        )
     for service in services:
         if service not in known and not has_service(s, service):
             raise WarrenError(f"there is no service {service!r}; choose from {', '.join(known)}", ExitCode.UNKNOWN)
@@ -253,7 +266,8 @@ def status(s: Session, as_json: bool) -> None:
     attention: dict[str, int] | None = None
     if any(one.service == "monitor" and one.ready for one in instances):
         attention, late = from_monitor(s)
-        trouble = "; ".join(filter(None, (trouble, late)))
+        # Where a right lacks or a node is away, both may have the same to say.
+        trouble = trouble if late in trouble else "; ".join(filter(None, (trouble, late)))
     if as_json:
         answer = {"platform": s.platform.name, "up": bool(instances), "instances": [asdict(one) for one in instances]}
         scaling = [
@@ -446,4 +460,5 @@ def open_page(s: Session, page: str) -> None:
         note("no browser could be opened here; open the address above")
     if not s.endpoints.lasting and not s.runner.dry:
         note("the address works until Ctrl-C ends this command")
-        signal.pause()
+        with suppress(KeyboardInterrupt):
+            signal.pause()

@@ -109,6 +109,9 @@ class FakeRunner:
         self.read_.append(line)
         return self.answer(line)
 
+    def differs(self, arguments: Sequence[str]) -> bool:
+        return bool(self.attach(arguments))
+
     def attach(self, arguments: Sequence[str]) -> int:
         line = shlex.join(arguments)
         if self.acts(line):

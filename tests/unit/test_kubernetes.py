@@ -331,7 +331,10 @@ def test_pods_that_their_node_sent_away_are_no_workers(home: Path, capsys: pytes
 
 
 def test_scaling_down_marks_the_busy_so_that_they_stay(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    after = {f"{READ} get deployments,statefulsets": items(workload("worker"))}
+    after: dict[str, Any] = {
+        f"{READ} get deployments,statefulsets": items(workload("worker")),
+        f"{READ} get deployment worker": json.dumps(workload("worker")),
+    }
     platform, runner = made(after)
     platform.scale(1, {"celery@worker-a"})
     cost = "controller.kubernetes.io/pod-deletion-cost"
@@ -347,9 +350,31 @@ def test_scaling_down_marks_the_busy_so_that_they_stay(home: Path, capsys: pytes
 
 
 def test_scaling_up_asks_nobody(home: Path) -> None:
-    platform, runner = made()
+    platform, runner = made({f"{READ} get deployment worker": json.dumps(workload("worker", 3, 3))})
     platform.scale(3, set())
     assert runner.ran == [f"{KUBECTL} scale deployment/worker --replicas=3"]
+
+
+def test_scaling_that_somebody_else_undid_is_no_success(home: Path) -> None:
+    platform, _ = made()
+    with pytest.raises(
+        WarrenError, match="dev/warren: somebody else scaled worker meanwhile: it has 2 workers"
+    ) as caught:
+        platform.scale(3, set())
+    assert caught.value.code is ExitCode.FAILED
+
+
+def test_one_command_scales_at_a_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    platform, runner = made()
+
+    @contextmanager
+    def waited(*_: Any, **__: Any) -> Iterator[None]:
+        assert runner.ran == []
+        yield
+        assert runner.ran
+
+    monkeypatch.setattr("deploy.platforms.kubernetes.platform.locked", waited)
+    platform.scale(2, set())
 
 
 def test_scaling_what_is_not_there(home: Path) -> None:
@@ -420,6 +445,11 @@ def test_status_tells_of_services_in_their_order(home: Path) -> None:
         ("monitor", "monitor-a", "starting", False, ""),
     ]
     assert [one.since for one in platform.status()][1::2] == ["stopping", "CreateContainerConfigError, 1 restart"]
+    # Also before it served.
+    del stopping["status"]["containerStatuses"][0]["started"]
+    stopping["status"]["conditions"] = []
+    platform, _ = made({f"{READ} get pods": items(stopping)})
+    assert [(one.state, one.since) for one in platform.status()] == [("running", "stopping")]
 
 
 def test_logs_and_exec(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -630,6 +660,16 @@ def test_an_image_is_copied_to_nodes_that_do_not_have_it(home: Path) -> None:
     assert len(runner.ran) == 1
 
 
+def test_a_dry_up_does_not_say_that_it_built_or_copied_an_image(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    platform, runner = made(dry=True, kube_load="kind load docker-image", app_image="warren-app")
+    platform.image.provide(platform.kubectl)
+    assert [line.split()[:2] for line in runner.shown if " build " in line or " load " in line] == [
+        ["docker", "build"],
+        ["kind", "load"],
+    ]
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(("image", "built"), [("warren-app:7", True), ("registry.example/shop:1.4", False)])
 def test_no_image_is_built_that_no_pod_would_run(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: str, built: bool
@@ -690,6 +730,21 @@ def test_who_may_not_look_at_namespaces_has_one_and_may_compare(home: Path) -> N
     manifests.diff(session)
     (compared,) = runner.attached
     assert compared.startswith(f"{KUBECTL} diff --kustomize")
+
+
+def test_a_comparison_that_fails_is_no_difference(home: Path) -> None:
+    said = 'configmaps "x" is forbidden: User "jo" cannot patch resource "configmaps"'
+    failed = WarrenError(f"`kubectl diff` ended with exit code 2: {said}", ExitCode.FAILED)
+    platform, runner = made({f"{READ} get namespace": "{}", f"{KUBECTL} diff": failed})
+    session = Session(runner, "kubernetes")  # type: ignore[arg-type]
+    session.__dict__.update(platform=platform, settings=platform.settings)
+    with pytest.raises(WarrenError, match="dev/warren: the cluster forbids it: configmaps") as caught:
+        manifests.diff(session)
+    assert caught.value.code is ExitCode.PLATFORM
+    runner.answers[f"{KUBECTL} diff"] = 1
+    with pytest.raises(SystemExit) as ended:
+        manifests.diff(session)
+    assert ended.value.code == 1
 
 
 def test_other_platforms_have_no_manifests_to_compare(menu: Menu, home: Path) -> None:

@@ -106,6 +106,14 @@ def told(*found: dict[str, Any], answers: dict[str, Any] | None = None) -> list[
             ),
             "its volume is on a node that is away",
         ),
+        (
+            homeless("flower-a", "0/3 nodes are available: 2 node(s) had volume node affinity conflict", "flower"),
+            "its volume is on a node that is away",
+        ),
+        (
+            homeless("worker-a", "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."),
+            "an overlay of yours asks for labels that no such node has",
+        ),
         (homeless("worker-a", "0/3 nodes are available: 3 node(s) were unschedulable."), "see `kubectl get nodes`"),
         (
             stuck("CreateContainerConfigError", 'configmap "mine" not found'),

@@ -39,7 +39,7 @@ CLUSTER = items(
     *(told(name, "warren-tasks-new") for name in ("worker", "worker-batch", "worker-heavy", "worker-unsaid", "flower")),
 )
 THERE = {
-    f"{READ} get deployment worker-batch": json.dumps(workload("worker-batch")),
+    f"{READ} get deployment worker-batch": json.dumps(workload("worker-batch", 2, 2)),
     f"{READ} get deployment worker-other": "",
     f"{READ} get deployments,configmaps": CLUSTER,
 }
@@ -109,7 +109,7 @@ def test_who_may_not_look_knows_those_of_the_settings(session: Session) -> None:
     with pytest.raises(WarrenError, match="there is no pool 'batch'; choose from default, heavy "):
         stack.pool_named(session, "batch")
     # That it is there is seen all the same.
-    stack.scale_workers(session, 1, "batch")
+    stack.scale_workers(session, 2, "batch")
 
 
 def test_a_task_in_their_queue_is_looked_for_there(session: Session) -> None:

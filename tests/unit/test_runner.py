@@ -41,7 +41,7 @@ def test_what_is_shown_can_be_copied_into_a_shell(how: Runner, method: str, capf
     assert typed.stdout == f"{AWKWARD}\n"
 
 
-@pytest.mark.parametrize("method", ["run", "attach"])
+@pytest.mark.parametrize("method", ["run", "attach", "differs"])
 def test_dry_runs_nothing_that_changes_something(tmp_path: Path, method: str) -> None:
     getattr(Runner(dry=True), method)([*TOUCH, str(tmp_path / "made")])
     assert not (tmp_path / "made").exists()
@@ -105,7 +105,19 @@ def test_reading_may_take_a_failure_for_an_answer() -> None:
     assert Runner().read(says(3, "why"), check=False) == "out\n"
 
 
-@pytest.mark.parametrize("method", ["run", "read", "attach"])
+@pytest.mark.parametrize(("code", "differs"), [(0, False), (1, True)])
+def test_what_differs_is_shown(code: int, differs: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    assert Runner().differs(says(code, "a warning")) is differs
+    assert capfd.readouterr() == ("out\n", "a warning")
+
+
+def test_a_comparison_that_fails_is_told_in_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(WarrenError, match=r"ended with exit code 2: why$"):
+        Runner().differs(says(2, "why"))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("method", ["run", "read", "attach", "differs"])
 def test_a_program_that_is_not_there(method: str) -> None:
     with pytest.raises(WarrenError) as caught:
         getattr(Runner(), method)(["no-such-program", "x"])

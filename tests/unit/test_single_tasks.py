@@ -171,9 +171,22 @@ def test_seconds_that_are_none(world: World, session: Session, option: str, text
     assert world.told == []
 
 
-def test_a_queue_of_ours(world: World, secrets: Secrets) -> None:
-    call(make_session(secrets, queues=("default", "mail")), queue="mail")
+def test_a_queue_of_ours(world: World, secrets: Secrets, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session(secrets, queues=("default", "mail"))
+    monkeypatch.setattr(management, "bound", lambda *_: ["default", "mail"])
+    call(session, queue="mail")
     assert world.tasks_sent()[0][1]["queue"] == "mail"
+    monkeypatch.setattr(management, "bound", lambda *_: ["default"])
+    line = refused(ExitCode.FAILED, lambda: call(session, queue="mail"))
+    assert line == "the queue mail is not up yet; `invoke up` makes it"
+    assert len(world.tasks_sent()) == 1
+
+    def unknown(*_: Any) -> None:
+        raise WarrenError("others run the broker", ExitCode.BROKER)
+
+    monkeypatch.setattr(management, "bound", unknown)
+    call(session, queue="mail")
+    assert len(world.tasks_sent()) == 2
 
 
 def test_a_queue_that_there_is_not(world: World, secrets: Secrets) -> None:

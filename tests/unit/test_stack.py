@@ -197,6 +197,10 @@ class Elsewhere(Endpoints):
     place = "dev/shop"
 
 
+class Passing(Endpoints):
+    lasting = False
+
+
 def test_what_is_said_of_a_stack_elsewhere_names_the_place(
     home: Path, secrets: Secrets, terminal: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +222,26 @@ def test_what_is_said_of_a_stack_elsewhere_names_the_place(
     assert printed.out.startswith(
         "dev/shop: The stack is down. Its data is kept.\ndev/shop: Restarted worker.\ndev/shop: 2 workers.\n"
     )
+
+
+def test_down_where_nothing_runs_says_so_and_where_something_does(
+    home: Path, secrets: Secrets, terminal: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal(None)
+    chosen = home / ".warren" / "platform"
+    chosen.parent.mkdir()
+    chosen.write_text("kubernetes\n")
+    platform = Platform()
+    platform.wrong = ["stacks of this cluster are in shop (WARREN_PROJECT)"]
+    stack.down(session_on(platform, secrets), volumes=False, yes=False)
+    assert capsys.readouterr() == ("Nothing ran. Its data is kept.\n", f"{platform.wrong[0]}\n")
+    # There it is still to be found.
+    assert chosen.exists()
+    platform.wrong = []
+    stack.down(session_on(platform, secrets), volumes=True, yes=True)
+    assert capsys.readouterr().out == "Nothing ran. Its data is deleted; the secrets are kept.\n"
+    assert not chosen.exists()
+    assert platform.calls == [("down", False), ("down", True)]
 
 
 # --- services
@@ -247,6 +271,17 @@ def test_a_service_that_there_is_not(secrets: Secrets, call: Any) -> None:
     assert caught.value.code is ExitCode.UNKNOWN
     assert str(caught.value) == "there is no service 'redis'; choose from rabbitmq, worker, monitor, flower"
     assert platform.calls == []
+
+
+def test_an_edge_that_is_off_is_turned_on_only_where_it_can_be(secrets: Secrets) -> None:
+    platform = Platform(STACK)
+    with pytest.raises(WarrenError, match="the edge is off; `invoke up --edge` turns it on") as caught:
+        stack.execute(session_on(platform, secrets), "edge", ["true"])
+    assert caught.value.code is ExitCode.UNKNOWN
+    platform.name = "kubernetes"
+    with pytest.raises(WarrenError, match=r"the edge works with Docker Compose, .* the platform kubernetes$") as caught:
+        stack.execute(session_on(platform, secrets), "edge", ["true"])
+    assert caught.value.code is ExitCode.UNKNOWN
 
 
 def test_without_a_name_all_services_are_meant(secrets: Secrets) -> None:
@@ -405,6 +440,18 @@ def test_status_where_the_broker_does_not_answer_still_shows_what_runs(
         assert json.loads(said.out)["error"] == "it does not answer"
     else:
         assert said.err == "error: it does not answer\n"
+
+
+def test_status_says_a_thing_once_that_keeps_it_from_the_broker_and_the_monitor(
+    secrets: Secrets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise WarrenError("the cluster forbids it; ask for it", ExitCode.PLATFORM)
+
+    monkeypatch.setattr(management, "queues", forbidden)
+    monkeypatch.setattr(monitor_api, "get", forbidden)
+    stack.status(session_on(Platform(STACK), secrets), as_json=False)
+    assert capsys.readouterr().err == "error: the cluster forbids it; ask for it\n"
 
 
 # --- shell
@@ -623,6 +670,20 @@ def test_pages(
     assert opened == [url]
     assert said.out == f"{url}  ({login})\n"
     assert "no browser could be opened" in said.err
+
+
+def test_ctrl_c_is_how_a_page_is_left(
+    secrets: Secrets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(webbrowser, "open", lambda _: True)
+    monkeypatch.setattr(stack.signal, "pause", interrupted)
+    session = session_on(Platform(STACK), secrets)
+    session.__dict__["endpoints"] = Passing("127.0.0.1", amqp=1, management=2, prometheus=3, flower=4, monitor=5)
+    stack.open_page(session, "flower")
+    assert capsys.readouterr().err == "the address works until Ctrl-C ends this command\n"
 
 
 def test_a_page_that_there_is_not(secrets: Secrets) -> None:

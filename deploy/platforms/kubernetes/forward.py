@@ -30,6 +30,9 @@ __all__ = ["Forwarded"]
 # Seconds that kubectl gets to open its ports. It takes a tenth of one, but a node may be busy.
 PATIENCE = 30
 
+# Seconds that kubectl waits for a pod where there is none. One that is there and does not run yet is an error at once.
+POD_PATIENCE = 1
+
 # What commands reach, by service.
 PORTS = {"rabbitmq": (5672, 15672, 15692), "monitor": (5556,), "flower": (5555,)}
 
@@ -176,7 +179,8 @@ class Forward:
         self.service = service
         self.number = len(ports)
         command = kubectl.command(
-            "port-forward", "--address", "127.0.0.1", f"service/{service}", *(f":{port}" for port in ports)
+            *("port-forward", "--address", "127.0.0.1", f"--pod-running-timeout={POD_PATIENCE}s"),
+            *(f"service/{service}", *(f":{port}" for port in ports)),
         )
         kubectl.runner.show(" ".join(command))
         # A file, not a pipe: kubectl writes a line for each connection, and would stop where nobody reads them.
@@ -213,6 +217,7 @@ class Forward:
                 self.process.kill()
                 last = [line for line in text.splitlines() if line.strip()][-1:] or ["it does not answer"]
                 why = re.sub(r"^error: ", "", last[0])
+                why = "no pod of it is there" if "timed out waiting for the condition" in why else why
                 known = explained(WarrenError(why, code), self.kubectl.place)
                 if known.code is ExitCode.PLATFORM:
                     raise known

@@ -27,12 +27,13 @@ class ClusterImage(Image):
         if self.named():
             return
         try:
-            if self.build():
+            if self.build() and not self.runner.dry:
                 kubectl.note(f"built {self.name()}")
         except WarrenError as error:
             raise unbuilt(error) from error
         if self.settings.kube_load and not self.everywhere(kubectl):
-            kubectl.note(f"copying {self.name()} to the nodes")
+            if not self.runner.dry:
+                kubectl.note(f"copying {self.name()} to the nodes")
             self.runner.run([*shlex.split(self.settings.kube_load), self.name()], quiet=True)
 
     def everywhere(self, kubectl: Kubectl) -> bool:

@@ -54,6 +54,17 @@ class Kubectl:
         except WarrenError as error:
             raise explained(error, self.place) from error
 
+    def differs(self, *arguments: str) -> bool:
+        """Shows what an apply would change, and says whether it would.
+
+        Raises:
+            WarrenError: it can't be told.
+        """
+        try:
+            return self.runner.differs(self.command("diff", *arguments))
+        except WarrenError as error:
+            raise explained(error, self.place) from error
+
     def read(self, *arguments: str) -> str:
         """What a command prints that changes nothing.
 

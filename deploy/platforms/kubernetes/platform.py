@@ -20,6 +20,7 @@ from deploy.platforms.kubernetes import (
     context,
     down,
     generated,
+    logs,
     neighbours,
     operated,
     overlay,
@@ -225,8 +226,7 @@ class Kubernetes:
         return [f"{self.kubectl.place}: {line}" for line in said]
 
     def logs(self, services: Sequence[str], follow: bool, tail: int) -> int:
-        if not self.status():
-            raise nothing_runs(self.kubectl.place)
+        logs.require(self.kubectl, services)
         return self.runner.attach(
             self.kubectl.command(
                 *("logs", "--selector", f"{THERE},{pods.SERVICE} in ({','.join(services)})", "--prefix"),
@@ -247,9 +247,11 @@ class Kubernetes:
             if len(there) - workers > sum(f"celery@{name}" not in busy for name in there):
                 grace = worker_services(self.settings).get(service, self.settings.default_pool).stop_grace
                 self.kubectl.note(f"some end their tasks first, for {grace} s at most")
-        self.kubectl.run("scale", f"deployment/{service}", f"--replicas={workers}")
-        if not self.runner.dry:
-            progress.until_ready(self.kubectl, self.settings.up_timeout, [service])
+        with locked(self.kubectl.note, dry=self.runner.dry):
+            self.kubectl.run("scale", f"deployment/{service}", f"--replicas={workers}")
+            if not self.runner.dry:
+                progress.until_ready(self.kubectl, self.settings.up_timeout, [service])
+                pools.require_number(self.kubectl, service, workers)
 
     def autoscalers(self) -> dict[str, Autoscaler]:
         return autoscalers(self.kubectl)

@@ -104,7 +104,8 @@ def instance(pod: dict[str, Any], now: datetime | None = None) -> Instance:
     elif hopeless(pod):
         state = "failed"
     else:
-        serves = ready(pod) or any(one.get("started") for one in containers(pod))
+        stops = "deletionTimestamp" in pod["metadata"]
+        serves = stops or ready(pod) or any(one.get("started") for one in containers(pod))
         state = "running" if serves and pod["status"].get("phase") == "Running" else "starting"
     return Instance(
         service=service(pod),

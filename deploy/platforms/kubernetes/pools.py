@@ -8,14 +8,14 @@ from typing import Any
 
 from app.pools import DEFAULT, Pool, read
 from app.settings import OF_A_POOL
-from deploy.errors import WarrenError
+from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.kubernetes.autoscaling import autoscalers
 from deploy.platforms.kubernetes.kubectl import PART, Kubectl, unknown
 from deploy.platforms.kubernetes.overlay import OURS
 from deploy.services import is_worker, worker_services
 from deploy.settings import Settings
 
-__all__ = ["WORKERS", "beside", "end_former_pools", "first_scale", "mark", "scaled"]
+__all__ = ["WORKERS", "beside", "end_former_pools", "first_scale", "mark", "require_number", "scaled"]
 
 # The workers of all pools.
 WORKERS = f"{PART},app.kubernetes.io/component=worker"
@@ -101,6 +101,15 @@ def environment(workers: dict[str, Any], maps: dict[str, dict[str, str]]) -> dic
     for source in container.get("envFrom", []):
         told |= maps.get(source.get("configMapRef", {}).get("name", ""), {})
     return told | {one["name"]: one["value"] for one in container.get("env", []) if "value" in one}
+
+
+def require_number(kubectl: Kubectl, service: str, workers: int) -> None:
+    """Raises WarrenError where somebody else gave ``service`` another number of workers meanwhile."""
+    now = (kubectl.get("deployment", service) or {"spec": {}})["spec"].get("replicas", workers)
+    if now != workers:
+        raise WarrenError(
+            f"{kubectl.place}: somebody else scaled {service} meanwhile: it has {now} workers", ExitCode.FAILED
+        )
 
 
 def mark(kubectl: Kubectl, names: Sequence[str], busy: set[str]) -> None:

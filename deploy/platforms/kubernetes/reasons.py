@@ -64,8 +64,10 @@ def room(pod: dict[str, Any], said: str) -> str:
         return (
             "each broker node needs a node of its own (`kubectl get nodes`); with fewer than three take the overlay dev"
         )
-    if "affinity" in said:
+    if re.search(r"(volume|PersistentVolume's) node affinity", said):
         return "its volume is on a node that is away: see `kubectl get nodes`, and docs/kubernetes-production.md"
+    if "Pod's node affinity/selector" in said:
+        return "an overlay of yours asks for labels that no such node has (`kubectl get nodes --show-labels`)"
     return "see `kubectl get nodes`"
 
 
