@@ -83,10 +83,7 @@ def test_the_broker_is_the_last_to_go_when_a_node_runs_short(manifests: Manifest
         return
     # By a class of ours: without one, a cluster's default may be more than the broker's.
     ranks = {
-        workload["metadata"]["name"]: there[spec["priorityClassName"]]["value"]
-        for workload, spec in pods(manifests)
-        # Done before there is a broker, and can't be changed.
-        if workload["kind"] != "Job"
+        workload["metadata"]["name"]: there[spec["priorityClassName"]]["value"] for workload, spec in pods(manifests)
     }
     if "rabbitmq" in ranks:
         assert all(ranks["rabbitmq"] > rank for name, rank in ranks.items() if name != "rabbitmq")
