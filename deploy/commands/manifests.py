@@ -21,10 +21,13 @@ def render(s: Session, overlay: str) -> None:
     from deploy.platforms.kubernetes import rendered
     from deploy.platforms.kubernetes.image import ClusterImage
     from deploy.platforms.kubernetes.scalers import Scalers
+    from deploy.platforms.kubernetes.setup import Setup
 
     place = overlays.base(s.settings, overlay)
-    image = ClusterImage(s.settings, s.runner).name()
-    folder = overlays.write(s.settings, image, place, {}, Scalers.of(rendered.render(place, s.runner), {}))
+    image = ClusterImage(s.settings, s.runner)
+    base = rendered.render(place, s.runner)
+    setup = Setup.of(base, image.setup())
+    folder = overlays.write(s.settings, image.name(), place, {}, Scalers.of(base, {}), setup)
     say(s.runner.read(["kubectl", "kustomize", str(folder)]).rstrip())
 
 
@@ -65,7 +68,9 @@ def kubernetes(s: Session) -> Kubernetes:
 def push(s: Session, registry: str) -> None:
     from deploy.platforms.kubernetes import image
 
-    name = image.push(s.settings, s.runner, registry)
+    name, *setup = image.push(s.settings, s.runner, registry)
     if not s.runner.dry:
         say(name)
         note(f"WARREN_APP_IMAGE={name} in .env makes pods run it")
+        for one in setup:
+            note(f"{one} is for the broker's pods, which new code need not restart (docs/kubernetes.md, new code)")

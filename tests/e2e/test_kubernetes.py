@@ -146,6 +146,20 @@ def test_make_up_takes_over_what_kubectl_applied(cluster: Cluster, stack: Checko
     assert not password.exists(), "the passwords are those of the cluster"
 
 
+@pytest.mark.timeout(600)
+def test_new_code_replaces_the_worker_once_and_not_the_broker(cluster: Cluster, stack: Checkout) -> None:
+    def there() -> tuple[list[str], int]:
+        broker = cluster.items("pods", "app.kubernetes.io/name=rabbitmq")
+        return [one["metadata"]["uid"] for one in broker], len(cluster.items("replicasets", WORKERS))
+
+    uids, revisions = there()
+    tasks = stack.folder / "app" / "tasks.py"
+    tasks.write_text(f'{tasks.read_text()}\n\n@shared_task\ndef fresh() -> str:\n    return "new"\n')
+    assert "monitor and flower get the code" in stack.invoke("restart", "worker").stderr
+    assert stack.invoke("call", "fresh", "--wait").stdout == '"new"\n'
+    assert there() == (uids, revisions + 1)
+
+
 def test_the_commands_of_the_first_hour(cluster: Cluster, stack: Checkout) -> None:
     status = stack.json("status")
     assert status["platform"] == "kubernetes"

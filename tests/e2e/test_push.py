@@ -56,11 +56,11 @@ def docker(*arguments: str) -> str:
 
 
 def test_what_is_pushed_can_be_pulled_and_run(registry: str) -> None:
-    name = push(Settings(), Runner(), f"{registry}/team")
+    name, setup = push(Settings(), Runner(), f"{registry}/team")
     try:
         with urllib.request.urlopen(f"http://{registry}/v2/team/warren-app/tags/list", timeout=30) as answer:
-            assert f"{registry}/team/warren-app:{json.load(answer)['tags'][0]}" == name
-        docker("rmi", name)
+            assert {f"{registry}/team/warren-app:{tag}" for tag in json.load(answer)["tags"]} == {name, setup}
+        docker("rmi", name, setup)
         docker("pull", "--quiet", name)
         assert docker("run", "--rm", name, "celery", "--version").startswith("5.")
     finally:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from app.pools import Pool
 from deploy.paths import ROOT
 from deploy.platforms.kubernetes import overlay, rendered
 from deploy.platforms.kubernetes.scalers import Scalers
+from deploy.platforms.kubernetes.setup import Setup
 from deploy.run import Runner
 from deploy.settings import Settings
 from tests.support.manifests import Manifest, render
@@ -58,7 +62,9 @@ def with_options(folder: Path, settings: Settings, *options: str, **content: Any
         "components": [os.path.relpath(ROOT / "k8s" / "components" / one, place) for one in options],
     }
     (place / "kustomization.yaml").write_text(json.dumps(content))
-    return render(overlay.write(settings, "warren-app:1", place, {}, Scalers.of(rendered.render(place, Runner()), {})))
+    found = rendered.render(place, Runner())
+    setup = Setup.of(found, "warren-app:setup-1")
+    return render(overlay.write(settings, "warren-app:1", place, {}, Scalers.of(found, {}), setup))
 
 
 def spec(manifests: list[Manifest], kind: str, name: str) -> dict[str, Any]:
@@ -125,3 +131,41 @@ def test_pools_have_a_priority_where_there_are_any(folder: Path, options: list[s
     manifests = with_options(folder, DIFFERENT, *options)
     for name in ("worker", "worker-heavy"):
         assert deployment(manifests, name)["spec"]["template"]["spec"].get("priorityClassName") == priority
+
+
+def images(found: Any) -> Iterator[tuple[str, str]]:
+    """The containers anywhere in ``found``, each with its image."""
+    if isinstance(found, dict):
+        for one in [*found.get("initContainers", []), *found.get("containers", [])]:
+            if "image" in one:
+                yield one["name"], one["image"]
+        found = list(found.values())
+    for one in found if isinstance(found, list) else []:
+        yield from images(one)
+
+
+PIN = {"name": "warren-app", "newName": "registry.example/warren-app", "newTag": "7"}
+# What docs/kubernetes.md says to write, so that new code leaves the broker alone.
+(PATCH,) = re.findall(
+    r"^```yaml\n(patches:\n.*?initContainers:.*?)^```$", (ROOT / "docs" / "kubernetes.md").read_text(), re.M | re.S
+)
+
+
+@pytest.mark.parametrize("options", [(), ("keda",), ("rabbitmq-operator",)])
+def test_the_broker_has_an_image_that_new_code_does_not_change(folder: Path, options: tuple[str, ...]) -> None:
+    found = list(images(with_options(folder, Settings(pools=(HEAVY,)), *options)))
+    assert {image for name, image in found if name == "configure"} == {"warren-app:setup-1"}
+    ours = {name for name, image in found if image == "warren-app:1"}
+    assert ours == {"worker", "monitor", "flower"}
+
+
+def test_what_the_overlay_names_is_kept(folder: Path) -> None:
+    pinned = dict(images(with_options(folder, Settings(), images=[PIN])))
+    assert {pinned[name] for name in ("configure", "worker", "monitor", "flower")} == {"registry.example/warren-app:7"}
+    patched = dict(images(with_options(folder, Settings(), images=[PIN], **yaml.safe_load(PATCH))))
+    assert patched["configure"].startswith("registry.example/team/warren-app:setup-")
+    assert patched["worker"] == "registry.example/warren-app:7"
+
+
+def test_a_broker_of_others_is_configured_by_others(folder: Path) -> None:
+    assert "configure" not in dict(images(with_options(folder, Settings(), "external-broker")))

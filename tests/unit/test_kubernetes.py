@@ -392,6 +392,32 @@ def test_restart_applies_and_starts_anew(home: Path) -> None:
     assert runner.ran[1:] == [f"{KUBECTL} rollout restart statefulset/rabbitmq deployment/worker"]
 
 
+def test_restart_leaves_alone_what_apply_replaces(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def made_of(image: str, name: str, **metadata: Any) -> dict[str, Any]:
+        found = workload(name, **metadata)
+        found["spec"]["template"] = {"spec": {"containers": [{"image": image}]}}
+        return found
+
+    names = [one["metadata"]["name"] for one in STACK]
+    before = [made_of("a:1", name) for name in names]
+    # Somebody scales it meanwhile.
+    scaled = workload("rabbitmq", 2, 2, generation=3)
+    scaled["spec"]["template"] = before[names.index("rabbitmq")]["spec"]["template"]
+    after = [scaled if name == "rabbitmq" else made_of("a:2", name) for name in names]
+    asked = f"{READ} get deployments,statefulsets"
+    settled = items(*(made_of("a:2", name) for name in names))
+    platform, runner = made({asked: [items(*before), items(*after), settled]})
+    platform.restart(["rabbitmq", "worker"])
+    assert runner.ran[1:] == [f"{KUBECTL} rollout restart statefulset/rabbitmq"]
+    # What others there are is waited for as well.
+    told = capsys.readouterr().err.splitlines()
+    assert "dev/warren: monitor and flower get the code and settings of now too, so they are replaced as well" in told
+    assert told[-1] == "dev/warren: ready: rabbitmq 1/1, worker 1/1, monitor 1/1, flower 1/1"
+    platform, runner = made({asked: [items(*before), items(*after), settled]})
+    platform.restart(["worker"])
+    assert not runner.ran[1:]
+
+
 OTHERS = {"kubectl kustomize": "kind: ConfigMap\nmetadata:\n  name: warren-broker-address-0123\n"}
 
 
@@ -646,18 +672,22 @@ def test_no_kubectl_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_image_is_copied_to_nodes_that_do_not_have_it(home: Path) -> None:
-    def nodes(*names: str) -> str:
-        return items(*({"status": {"images": [{"names": [f"docker.io/library/{name}"]}]}} for name in names))
+    def nodes(*has: list[str]) -> str:
+        images = [[{"names": [f"docker.io/library/{name}"]} for name in names] for names in has]
+        return items(*({"status": {"images": one}} for one in images))
 
     load: dict[str, Any] = {"kube_load": "kind load docker-image --name dev", "app_image": "warren-app"}
     platform, runner = made(**load)
-    name = platform.image.name()
-    runner.answers |= {"docker images": "0123", f"{READ} get nodes": nodes(name, "other:1")}
+    name, setup = platform.image.name(), platform.image.setup()
+    runner.answers |= {"docker images": "0123", f"{READ} get nodes": nodes([name, setup], ["other:1", setup])}
     platform.build()
     assert runner.ran == [f"kind load docker-image --name dev {name}"]
-    runner.answers[f"{READ} get nodes"] = nodes(name, name)
+    runner.answers[f"{READ} get nodes"] = nodes([name, setup], [name])
     platform.build()
-    assert len(runner.ran) == 1
+    assert runner.ran[1:] == [f"kind load docker-image --name dev {setup}"]
+    runner.answers[f"{READ} get nodes"] = nodes([name, setup], [name, setup])
+    platform.build()
+    assert len(runner.ran) == 2
 
 
 def test_a_dry_up_does_not_say_that_it_built_or_copied_an_image(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -684,13 +714,33 @@ def test_no_image_is_built_that_no_pod_would_run(
 
 def test_what_is_pushed_is_named_in_the_registry(menu: Menu, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[list[str]] = []
+    # All is there, in the engine and in the registry.
     monkeypatch.setattr(Runner, "read", lambda self, arguments, **_: "0123")
     monkeypatch.setattr(Runner, "run", lambda self, arguments, **_: shown.append(list(arguments)))
     ended = menu("build", "--push", "registry.example/team/")
     name = ended.out.strip()
     assert ended.code == 0 and name.startswith("registry.example/team/warren-app:")
-    assert shown == [["docker", "tag", name.rpartition("/")[2], name], ["docker", "push", "--quiet", name]]
+    pushed = [["docker", "tag", name.rpartition("/")[2], name], ["docker", "push", "--quiet", name]]
+    assert shown == pushed
     assert f"WARREN_APP_IMAGE={name} in .env" in ended.err
+
+    # What new code does not change is put there once: some registries let no name be written twice.
+    def read(self: Runner, arguments: list[str], **_: Any) -> str:
+        if arguments[1] == "manifest":
+            raise WarrenError("no such manifest", ExitCode.FAILED)
+        return "0123"
+
+    shown.clear()
+    monkeypatch.setattr(Runner, "read", read)
+    assert menu("build", "--push", "registry.example/team").out.strip() == name
+    setup = shown[-1][-1]
+    assert (
+        setup.startswith("registry.example/team/warren-app:setup-") and f"{setup} is for the broker's pods" in ended.err
+    )
+    assert shown == [
+        *pushed,
+        *(["docker", "tag", setup.rpartition("/")[2], setup], ["docker", "push", "--quiet", setup]),
+    ]
 
 
 def test_what_takes_long_is_begun_together_and_its_faults_are_told_when_it_is_used(

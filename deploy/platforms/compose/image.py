@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from deploy.paths import ROOT
@@ -40,11 +40,12 @@ class Image:
         return (ROOT / self.settings.app_context).resolve()
 
     def digest(self) -> str:
+        return self.digest_of([*IMAGE_SOURCES, *([str(self.context())] if self.settings.foreign_app else [])])
+
+    def digest_of(self, places: Iterable[str]) -> str:
+        """What changes with Python's image and with what is at ``places``, in the checkout or elsewhere."""
         digest = hashlib.sha256(self.settings.python_image.encode())
-        places = [ROOT / place for place in IMAGE_SOURCES]
-        if self.settings.foreign_app:
-            places.append(self.context())
-        for place in places:
+        for place in (ROOT / one for one in places):
             for file in sources(place):
                 digest.update(f"{file.relative_to(place.parent)}\0".encode())
                 digest.update(file.read_bytes())

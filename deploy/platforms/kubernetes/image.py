@@ -14,9 +14,30 @@ from deploy.settings import Settings
 
 __all__ = ["ClusterImage", "push"]
 
+# Of what goes into the image, what `python3 -m deploy.inside.broker` makes a broker's settings of. Not what is installed in it:
+# the image that is there has what its sources need, and tasks may get a package more at any time.
+SETUP_SOURCES = (
+    *(f"app/{name}.py" for name in ("__init__", "environment", "event_types", "pools", "settings")),
+    *(f"deploy/{name}.py" for name in ("__init__", "definitions", "errors", "paths", "secrets", "settings")),
+    *("deploy/inside/__init__.py", "deploy/inside/broker.py", "deploy/rabbitmq", "deploy/image/Dockerfile"),
+)
+
 
 class ClusterImage(Image):
     """The image of the pods; WARREN_KUBE_LOAD is the command that copies it to the nodes of a cluster on this host."""
+
+    def setup(self) -> str:
+        """Its second name, for the broker's pods, which changes only with what they need of it (setup.py); empty where the
+        user names the image.
+        """
+        return "" if self.named() else f"{self.settings.app_image}:setup-{self.digest_of(SETUP_SOURCES)}"
+
+    def build(self) -> bool:
+        """Gives the image its second name too, unless an earlier one has that: it does the same, and is there already."""
+        made = super().build()
+        if (setup := self.setup()) and not self.built(setup):
+            self.runner.run(["docker", "tag", self.name(), setup])
+        return made
 
     def provide(self, kubectl: Kubectl) -> None:
         """Builds the image if it has to be, and copies it to the nodes where that is told how.
@@ -31,12 +52,13 @@ class ClusterImage(Image):
                 kubectl.note(f"built {self.name()}")
         except WarrenError as error:
             raise unbuilt(error) from error
-        if self.settings.kube_load and not self.everywhere(kubectl):
-            if not self.runner.dry:
-                kubectl.note(f"copying {self.name()} to the nodes")
-            self.runner.run([*shlex.split(self.settings.kube_load), self.name()], quiet=True)
+        for name in (self.name(), self.setup()) if self.settings.kube_load else ():
+            if not self.everywhere(kubectl, name):
+                if not self.runner.dry:
+                    kubectl.note(f"copying {name} to the nodes")
+                self.runner.run([*shlex.split(self.settings.kube_load), name], quiet=True)
 
-    def everywhere(self, kubectl: Kubectl) -> bool:
+    def everywhere(self, kubectl: Kubectl, wanted: str) -> bool:
         """Whether all nodes tell of it. They list the largest fifty, and what came of late after a while."""
         try:
             nodes = json.loads(kubectl.read("get", "nodes", "--output", "json") or "{}").get("items", [])
@@ -44,7 +66,7 @@ class ClusterImage(Image):
             return False  # not everybody may look at nodes
         return bool(nodes) and all(
             any(
-                name.endswith(f"/{self.name()}")
+                name.endswith(f"/{wanted}")
                 for image in node["status"].get("images", [])
                 for name in image.get("names") or []
             )
@@ -62,19 +84,29 @@ def unbuilt(error: WarrenError) -> WarrenError:
     )
 
 
-def push(settings: Settings, runner: Runner, registry: str) -> str:
-    """Builds the app image and puts it into ``registry``; its name there.
+def push(settings: Settings, runner: Runner, registry: str) -> list[str]:
+    """Builds the app image and puts it into ``registry``; its name there, and that for the broker's pods, if it has one.
 
     Raises:
         WarrenError: it can't be built, or the registry refuses it.
     """
-    image = Image(settings, runner)
+    image = ClusterImage(settings, runner)
     try:
         image.build()
     except WarrenError as error:
         raise unbuilt(error) from error
-    name = f"{registry.rstrip('/')}/{Path(image.name()).name}"
-    runner.run(["docker", "tag", image.name(), name])
+    pushed = [put(image.name(), runner, registry)]
+    if setup := image.setup():
+        pushed.append(put(setup, runner, registry, again=False))
+    return pushed
+
+
+def put(image: str, runner: Runner, registry: str, *, again: bool = True) -> str:
+    """Puts ``image`` into ``registry``, unless it is not to be put there ``again``; its name there."""
+    name = f"{registry.rstrip('/')}/{Path(image).name}"
+    if not again and there(name, runner):
+        return name
+    runner.run(["docker", "tag", image, name])
     try:
         runner.run(["docker", "push", "--quiet", name], quiet=True)
     except WarrenError as error:
@@ -83,3 +115,11 @@ def push(settings: Settings, runner: Runner, registry: str) -> str:
             error.code,
         ) from error
     return name
+
+
+def there(name: str, runner: Runner) -> bool:
+    """Whether the registry has it, as far as it tells. Some let no name be written twice."""
+    try:
+        return bool(runner.read(["docker", "manifest", "inspect", name]).strip())
+    except WarrenError:
+        return False

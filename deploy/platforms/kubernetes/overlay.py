@@ -15,6 +15,7 @@ from deploy.paths import ROOT, STATE, write_private
 from deploy.platforms.kubernetes.kubectl import PART
 from deploy.platforms.kubernetes.pods import SERVICE
 from deploy.platforms.kubernetes.scalers import Scalers
+from deploy.platforms.kubernetes.setup import FILE, Setup
 from deploy.private import without_secrets
 from deploy.services import known_to_all, of_its_workers, of_pool
 from deploy.settings import Settings, dotenv, known
@@ -29,6 +30,8 @@ CONCURRENCY = "WARREN_WORKER_CONCURRENCY"
 CONFIG = ROOT / "k8s" / "base" / "config"
 # Where people say how many workers there are.
 NOBODY = Scalers()
+# Where the broker's pods have the image that all have.
+SAME = Setup()
 
 
 def base(settings: Settings, name: str = "") -> Path:
@@ -58,18 +61,27 @@ def ours(place: Path) -> bool:
 
 
 def write(
-    settings: Settings, image: str, place: Path, scaled: Mapping[str, int | None], scalers: Scalers = NOBODY
+    settings: Settings,
+    image: str,
+    place: Path,
+    scaled: Mapping[str, int | None],
+    scalers: Scalers = NOBODY,
+    setup: Setup = SAME,
 ) -> Path:
     """Writes the overlay over ``place`` and says where.
 
     ``scaled`` is what it says of the number of workers, by service: None takes away what ``place`` says; of a service that
-    it does not have, nothing is said. ``scalers`` is what ``place`` has to decide on it.
+    it does not have, nothing is said. ``scalers`` is what ``place`` has to decide on it, ``setup`` the image for its broker.
     """
     content = kustomization(settings, image, os.path.relpath(place, FOLDER), scaled)
     content["patches"] += scalers.patches(settings.default_pool)
     for pool in settings.pools:
         write_private(FOLDER / of_pool(pool) / "kustomization.yaml", text(pool_of_workers(pool, scalers)))
         content["resources"].append(of_pool(pool))
+    if setup.kinds:
+        write_private(FOLDER / FILE, json.dumps(setup.resource()))
+        content["resources"].append(FILE)
+        content["replacements"] = setup.replacements()
     if (ROOT / "app.env").exists():
         content["secretGenerator"].append({"name": "app-env", "literals": own_literals()})
     if private := changed(settings, secret=True):

@@ -28,6 +28,7 @@ from deploy.platforms.kubernetes import (
     pods,
     pools,
     progress,
+    renewed,
     trouble,
 )
 from deploy.platforms.kubernetes.asked import Rank
@@ -36,6 +37,7 @@ from deploy.platforms.kubernetes.forward import Forwarded
 from deploy.platforms.kubernetes.kubectl import THERE, Kubectl, explained, half_applied
 from deploy.platforms.kubernetes.rendered import render
 from deploy.platforms.kubernetes.scalers import Scalers
+from deploy.platforms.kubernetes.setup import Setup
 from deploy.platforms.lock import locked
 from deploy.run import Runner
 from deploy.secrets import Secrets
@@ -147,7 +149,8 @@ class Kubernetes:
         if not self.runner.dry:
             scalers = Scalers.of(self.rendered, self.autoscalers())
             self.others_broker = scalers.outside
-            overlay.write(self.settings, self.image.name(), place, pools.scaled(self.kubectl), scalers)
+            setup = Setup.of(self.rendered, self.image.setup())
+            overlay.write(self.settings, self.image.name(), place, pools.scaled(self.kubectl), scalers, setup)
         return os.path.relpath(overlay.FOLDER, ROOT)
 
     def apply(self) -> None:
@@ -189,11 +192,17 @@ class Kubernetes:
             if not self.status():
                 raise nothing_runs(self.kubectl.place)
             self.build()
+            before = renewed.templates(self.kubectl)
             self.apply()
-            wanted = [self.workload(service) for service in services]
-            self.kubectl.run("rollout", "restart", *wanted)
+            applied = renewed.since(before, self.kubectl)
+            if still := [self.workload(service) for service in services if service not in applied]:
+                self.kubectl.run("rollout", "restart", *still)
+            if others := [service for service in applied if service in before and service not in services]:
+                self.kubectl.note(
+                    f"{' and '.join(others)} get the code and settings of now too, so they are replaced as well"
+                )
             if not self.runner.dry:
-                progress.until_ready(self.kubectl, self.settings.up_timeout, services)
+                progress.until_ready(self.kubectl, self.settings.up_timeout, [*services, *others])
                 generated.sweep(self.kubectl, os.path.relpath(overlay.FOLDER, ROOT))
 
     def workload(self, service: str) -> str:

@@ -10,7 +10,7 @@ from deploy.platforms.kubernetes import operated, pods, trouble
 from deploy.platforms.kubernetes.kubectl import Kubectl
 from deploy.services import SERVICES, kind
 
-__all__ = ["WORKLOADS", "here", "place", "settled", "until_ready", "waited_for"]
+__all__ = ["WORKLOADS", "here", "named", "place", "settled", "until_ready", "waited_for"]
 
 WORKLOADS = "deployments,statefulsets"
 
