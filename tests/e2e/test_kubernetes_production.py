@@ -208,6 +208,16 @@ def test_each_task_was_done_and_none_is_left(stack: Production) -> None:
 
 
 @pytest.mark.timeout(HANGS)
+def test_where_all_broker_nodes_are_stopped_none_waits_for_the_others(stack: Production) -> None:
+    """As when their namespace is deleted: each would wait for as long as its grace is."""
+    (grace,) = {one["spec"]["terminationGracePeriodSeconds"] for one in stack.cluster.items("pods", BROKERS)}
+    stack.cluster.kubectl("scale", "statefulset/rabbitmq", "--replicas=0")
+    eventually(lambda: not stack.cluster.items("pods", BROKERS), grace / 2, "all have stopped")
+    stack.cluster.kubectl("scale", "statefulset/rabbitmq", "--replicas=3")
+    stack.await_whole()
+
+
+@pytest.mark.timeout(HANGS)
 def test_down_leaves_no_data_where_that_is_told(stack: Production, tmp_path: Path) -> None:
     checkout = Checkout(tmp_path, "kubernetes", WARREN_KUBE_CONTEXT=stack.cluster.context)
     checkout.set(WARREN_PROJECT=stack.cluster.namespace, WARREN_KUBE_OVERLAY="production")
