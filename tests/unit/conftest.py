@@ -22,10 +22,12 @@ PREFIXES = ("WARREN_", "CELERY_", "MONITOR_", "FLOWER_", "INVOKE_")
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def bare_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(PREFIXES):
             monkeypatch.delenv(name)
+    # Nor the platform of a stack that is up.
+    monkeypatch.setattr("deploy.platforms.CHOSEN", tmp_path / "no-platform")
 
 
 @pytest.fixture
