@@ -220,4 +220,4 @@ def test_where_nothing_runs_the_first_reason_is_told(closed: Callable[..., Kuber
         with pytest.raises(WarrenError, match='services "rabbitmq" not found'):
             _ = where.amqp
     assert not where.broker_is_others
-    assert "`invoke up` starts it" in where.no_answer and "`invoke restart rabbitmq`" in where.definitions_again
+    assert "`invoke logs rabbitmq`" in where.no_answer and "`invoke restart rabbitmq`" in where.definitions_again

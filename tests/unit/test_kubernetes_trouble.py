@@ -326,7 +326,8 @@ def test_a_job_with_another_image_is_made_anew(home: Path) -> None:
 
 def test_nothing_in_a_namespace_names_those_that_have_a_stack(home: Path) -> None:
     asked = "kubectl --context dev --request-timeout=10s get deployments --all-namespaces"
-    platform, _ = made({f"{READ} get pods": items(), asked: "shop billing"})
+    nothing = {f"{READ} get pods": items(), f"{READ} get deployments,statefulsets": items()}
+    platform, _ = made({**nothing, asked: "shop billing"})
     assert platform.troubles() == ["stacks of this cluster are in billing, shop (WARREN_PROJECT)"]
     platform, _ = made({f"{READ} get pods": items(), asked: WarrenError("forbidden", ExitCode.FAILED)})
     assert platform.troubles() == []

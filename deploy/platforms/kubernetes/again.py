@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from deploy.platforms.kubernetes import pods, progress
 from deploy.platforms.kubernetes.asked import Asked
 from deploy.platforms.kubernetes.kubectl import Kubectl
 from deploy.platforms.kubernetes.reasons import unmounted
 from deploy.services import SERVICES, kind
 
-__all__ = ["left_behind"]
+__all__ = ["admit", "left_behind"]
 
 
 def left_behind(kubectl: Kubectl) -> list[str]:
@@ -23,3 +25,14 @@ def left_behind(kubectl: Kubectl) -> list[str]:
     gone = not asked.secret_there and not any(pods.ready(pod) for pod in pods.of(there, "rabbitmq"))
     stuck = [pod for pod in there if gone or pods.hopeless(pod) or unmounted(pod, asked)]
     return [pod["metadata"]["name"] for pod in stuck]
+
+
+def admit(kubectl: Kubectl) -> None:
+    """Has the pods tried again that the namespace did not admit: any change of what makes them does."""
+    short = [
+        f"{one['kind'].lower()}/{one['metadata']['name']}"
+        for one in kubectl.stack("replicasets,statefulsets")
+        if one.get("status", {}).get("replicas", 0) < one["spec"].get("replicas", 1)
+    ]
+    if short:
+        kubectl.run("annotate", "--overwrite", *short, f"warren/tried={datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")

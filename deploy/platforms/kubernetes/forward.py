@@ -112,15 +112,15 @@ class Forwarded(Endpoints):
 
     @property
     def broker(self) -> str:
-        port = self.amqp
+        _ = self.amqp  # finds out whose it is
         found: Relay | None = self.__dict__.get("relay")
-        return found.address("amqp") if found else f"{self.host}:{port}"
+        return found.address("amqp") if found else self.place
 
     @property
     def broker_api(self) -> str:
-        port = self.management
+        _ = self.management
         found: Relay | None = self.__dict__.get("relay")
-        return found.address("api") if found else f"{self.host}:{port}"
+        return found.address("api") if found else self.place
 
     @property
     def broker_is_others(self) -> bool:
@@ -128,7 +128,9 @@ class Forwarded(Endpoints):
 
     @property
     def no_answer(self) -> str:
-        return f"whoever runs it knows more ({WHERE})" if self.broker_is_others else super().no_answer
+        if self.broker_is_others:
+            return f"whoever runs it knows more ({WHERE})"
+        return "`invoke logs rabbitmq` shows what it does, `invoke restart rabbitmq` starts it anew"
 
     @property
     def definitions_again(self) -> str:

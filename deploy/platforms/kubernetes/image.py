@@ -106,7 +106,7 @@ def put(image: str, runner: Runner, registry: str, *, again: bool = True) -> str
     name = f"{registry.rstrip('/')}/{Path(image).name}"
     if not again and there(name, runner):
         return name
-    runner.run(["docker", "tag", image, name])
+    runner.run(["docker", "tag", image, name], quiet=True)
     try:
         runner.run(["docker", "push", "--quiet", name], quiet=True)
     except WarrenError as error:

@@ -111,13 +111,24 @@ class Kubectl:
         return found
 
     def own_namespace(self) -> dict[str, Any] | None:
-        """The namespace, or None. Bare where this user may not look at it: who has rights in one namespace only, has one."""
+        """The namespace, or None. Bare where this user may not look at it: who has rights in one namespace only, has one.
+
+        Raises:
+            WarrenError: it is about to go, and takes nothing new.
+        """
         try:
-            return self.get("namespace", self.namespace)
+            found = self.get("namespace", self.namespace)
         except WarrenError as error:
             if not unknown(error):
                 raise
             return {"metadata": {}}
+        if found and "deletionTimestamp" in found["metadata"]:
+            raise WarrenError(
+                f"{self.place}: this namespace is being deleted; wait until it is gone "
+                f"(`kubectl wait --for=delete namespace/{self.namespace}`), then `invoke up` makes it anew",
+                ExitCode.FAILED,
+            )
+        return found
 
 
 def someone_elses(found: dict[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import STATE, write_private
+from deploy.platforms.kubernetes import pods
 from deploy.platforms.kubernetes.kubectl import PART, Kubectl
 from deploy.secrets import NAMES, Secrets, generate
 
@@ -29,19 +30,24 @@ def ended(job: dict[str, Any]) -> set[str]:
 
 
 def let_be_made(kubectl: Kubectl) -> None:
-    """Deletes a Job that is over where its Secret is not there: an apply leaves it as it is, and pods would wait for ever.
+    """Deletes a Job that is over, or got nowhere, where its Secret is not there: an apply leaves it as it is.
 
     Raises:
         WarrenError: this user may not read Jobs or Secrets.
     """
     for job in kubectl.list("jobs"):
         name = job["metadata"]["name"]
-        if ended(job) and name in MAKERS and kubectl.get("secret", MAKERS[name]) is None:
+        if name in MAKERS and kubectl.get("secret", MAKERS[name]) is None and (ended(job) or stuck(kubectl, name)):
             kubectl.note(
                 f"the Secret {MAKERS[name]} is not there: it is made anew, with other passwords; what runs gets "
                 "them by `invoke down`, then `invoke up`"
             )
             kubectl.run("delete", f"job/{name}")
+
+
+def stuck(kubectl: Kubectl, job: str) -> bool:
+    """Whether a Job's pod would be tried again only after minutes."""
+    return any(pods.service(pod) == job and pods.hopeless(pod) for pod in kubectl.stack("pods"))
 
 
 def complete(kubectl: Kubectl) -> None:

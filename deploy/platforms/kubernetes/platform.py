@@ -118,6 +118,7 @@ class Kubernetes:
     def bring_up(self, workers: int | None, fresh: bool) -> None:
         self.build()
         stuck = again.left_behind(self.kubectl)
+        again.admit(self.kubectl)
         self.apply()
         if not self.runner.dry:
             if stuck:
@@ -216,18 +217,21 @@ class Kubernetes:
         return self.instances(self.kubectl.stack("pods"))
 
     def overview(self) -> tuple[list[Instance], dict[str, Autoscaler]]:
-        there, scalers = overview(self.kubectl)
-        return self.instances(there), scalers
+        found, scalers = overview(self.kubectl)
+        workloads = [one for one in found if one.get("kind") in pods.WORKLOADS]
+        there = [one for one in found if one.get("kind") not in pods.WORKLOADS]
+        return self.instances(there, workloads), scalers
 
-    def instances(self, there: Sequence[dict[str, Any]]) -> list[Instance]:
+    def instances(self, there: list[dict[str, Any]], workloads: Sequence[dict[str, Any]] = ()) -> list[Instance]:
         found = [pods.instance(pod) for pod in there if kind(pods.service(pod)) in SERVICES]
+        found += filter(None, (pods.lacking(one, there) for one in workloads))
         return sorted(found, key=lambda one: (progress.place(one.service), one.name))
 
     def troubles(self) -> list[str]:
-        if not self.status():
+        workloads = self.kubectl.stack(progress.WORKLOADS)
+        if not workloads and not self.status():
             others = self.kubectl.elsewhere()
             return [f"stacks of this cluster are in {', '.join(others)} (WARREN_PROJECT)"] if others else []
-        workloads = self.kubectl.stack(progress.WORKLOADS)
         there = [pod for pod in self.kubectl.stack("pods") if progress.waited_for(pod)]
         met = trouble.found(self.kubectl, workloads, there)
         # What only takes its time is no trouble yet.

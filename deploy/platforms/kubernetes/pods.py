@@ -6,15 +6,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from deploy.platforms.base import Instance
-from deploy.services import kind
+from deploy.services import is_worker, kind
 
 __all__ = [
     "NO_IMAGE",
     "SERVICE",
+    "WORKLOADS",
     "containers",
     "ended",
     "hopeless",
     "instance",
+    "lacking",
     "of",
     "ran",
     "ready",
@@ -24,6 +26,9 @@ __all__ = [
 ]
 
 SERVICE = "app.kubernetes.io/name"
+
+# The kinds of what is to have pods.
+WORKLOADS = {"Deployment", "StatefulSet"}
 
 # What a container waits with whose image can't be had.
 NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}
@@ -115,6 +120,19 @@ def instance(pod: dict[str, Any], now: datetime | None = None) -> Instance:
         since=since(pod, now or datetime.now(UTC)),
         node=f"celery@{name}" if kind(service(pod)) == "worker" else "",
     )
+
+
+def lacking(workload: dict[str, Any], pods: list[dict[str, Any]]) -> Instance | None:
+    """What stands for those of ``pods`` that ``workload`` is to have and that are not there; None where it lacks none.
+
+    No worker may be just what is wanted; all else is wanted.
+    """
+    name, wanted = service(workload), workload["spec"].get("replicas", 1)
+    missing = wanted - len(of(pods, name))
+    if workload["metadata"].get("deletionTimestamp") or (missing <= 0 and (wanted or is_worker(name))):
+        return None
+    since = "scaled to 0" if not wanted else f"{missing} pod{'s are' if missing > 1 else ' is'} not there"
+    return Instance(name, workload["metadata"]["name"], "starting" if wanted else "stopped", ready=False, since=since)
 
 
 def since(pod: dict[str, Any], now: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from deploy.platforms.kubernetes.asked import Asked, Rank, Reason
 from deploy.platforms.kubernetes.kubectl import Kubectl
 from deploy.platforms.kubernetes.passwords import JOB
 from deploy.platforms.kubernetes.reasons import LAST_LINE, named, refused, why
+from deploy.services import SERVICES
 
 __all__ = ["Met", "error", "found", "lines"]
 
@@ -57,6 +59,16 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
+def stopping(kubectl: Kubectl) -> str:
+    """What is told where new pods wait for old ones to stop; empty where they don't, as workers never do."""
+    there = [pod for pod in kubectl.stack("pods") if pods.service(pod) in SERVICES and pods.service(pod) != "worker"]
+    late = [pod["metadata"]["name"] for pod in there if "deletionTimestamp" in pod["metadata"]]
+    if not late:
+        return ""
+    force = shlex.join(kubectl.command("delete", "pods", *late, "--force"))
+    return f"{listed(late)} ha{'s' if len(late) == 1 else 've'} not stopped yet; `{force}` ends what hangs"
+
+
 def error(kubectl: Kubectl, met: Met) -> WarrenError:
     for reason, names in met.items():
         line = reason.what.partition(f"{LAST_LINE}error: ")[2]
@@ -66,6 +78,8 @@ def error(kubectl: Kubectl, met: Met) -> WarrenError:
     said = lines(met)
     if trouble := operated.trouble(operated.ours(kubectl)):
         said.insert(0, f"RabbitMQ's operator says of the broker: {trouble}")
+    if all(reason.rank is Rank.FOLLOWS for reason in met) and (late := stopping(kubectl)):
+        said.insert(0, late)
     said = said or ["no pod is there yet"]
     said.append("what came up is left as it is; see `invoke logs`, and `invoke up` to go on")
     return WarrenError("\n".join(f"{kubectl.place}: {one}" for one in said), ExitCode.TIMEOUT)
