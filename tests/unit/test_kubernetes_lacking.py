@@ -48,6 +48,20 @@ def test_a_service_without_pods_is_shown_all_the_same(home: Path) -> None:
     ]
 
 
+def test_a_broker_that_its_operator_stopped_is_no_stack(home: Path) -> None:
+    broker = items(of("StatefulSet", "rabbitmq", 0, 0))
+    asked = "kubectl --context dev --request-timeout=10s get deployments --all-namespaces"
+    answers = {
+        f"{READ} get pods": items(),
+        f"{READ} get deployments,statefulsets": broker,
+        OVERVIEW: broker,
+        asked: "shop",
+    }
+    platform, _ = made(answers)
+    assert platform.overview()[0] == []
+    assert platform.troubles() == ["stacks of this cluster are in shop (WARREN_PROJECT)"]
+
+
 def test_where_no_pod_was_admitted_it_is_told_why_and_not_where_other_stacks_are(home: Path) -> None:
     flower = of("Deployment", "flower", 0, 1)
     flower["status"]["conditions"] = [

@@ -229,7 +229,7 @@ class Kubernetes:
 
     def troubles(self) -> list[str]:
         workloads = self.kubectl.stack(progress.WORKLOADS)
-        if not workloads and not self.status():
+        if not any(one["spec"].get("replicas", 1) for one in workloads) and not self.status():
             others = self.kubectl.elsewhere()
             return [f"stacks of this cluster are in {', '.join(others)} (WARREN_PROJECT)"] if others else []
         there = [pod for pod in self.kubectl.stack("pods") if progress.waited_for(pod)]

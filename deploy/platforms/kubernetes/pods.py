@@ -125,11 +125,11 @@ def instance(pod: dict[str, Any], now: datetime | None = None) -> Instance:
 def lacking(workload: dict[str, Any], pods: list[dict[str, Any]]) -> Instance | None:
     """What stands for those of ``pods`` that ``workload`` is to have and that are not there; None where it lacks none.
 
-    No worker may be just what is wanted; all else is wanted.
+    No worker may be just what is wanted; all else is, unless nothing runs: a broker that its operator stopped stays so.
     """
     name, wanted = service(workload), workload["spec"].get("replicas", 1)
     missing = wanted - len(of(pods, name))
-    if workload["metadata"].get("deletionTimestamp") or (missing <= 0 and (wanted or is_worker(name))):
+    if workload["metadata"].get("deletionTimestamp") or (missing <= 0 and (wanted or is_worker(name) or not pods)):
         return None
     since = "scaled to 0" if not wanted else f"{missing} pod{'s are' if missing > 1 else ' is'} not there"
     return Instance(name, workload["metadata"]["name"], "starting" if wanted else "stopped", ready=False, since=since)
