@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from app.pools import Pool
 from deploy.commands import manifests
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms import choose
-from deploy.platforms.kubernetes import Kubernetes, passwords
+from deploy.platforms.kubernetes import Kubernetes, passwords, pods
 from deploy.platforms.kubernetes import progress as waiting
 from deploy.platforms.kubernetes.pools import scaled
 from deploy.run import Runner
@@ -470,12 +471,16 @@ def test_status_tells_of_services_in_their_order(home: Path) -> None:
         ("worker-heavy", "worker-heavy-a", "running", True, "celery@worker-heavy-a"),
         ("monitor", "monitor-a", "starting", False, ""),
     ]
-    assert [one.since for one in platform.status()][1::2] == ["stopping", "CreateContainerConfigError, 1 restart"]
+    assert [one.since.partition(" for ")[0] for one in platform.status()][1::2] == [
+        "stopping",
+        "CreateContainerConfigError, 1 restart",
+    ]
     # Also before it served.
     del stopping["status"]["containerStatuses"][0]["started"]
     stopping["status"]["conditions"] = []
-    platform, _ = made({f"{READ} get pods": items(stopping)})
-    assert [(one.state, one.since) for one in platform.status()] == [("running", "stopping")]
+    stopping["metadata"] |= {"deletionTimestamp": "2026-11-22T12:05:30Z", "deletionGracePeriodSeconds": 330}
+    row = pods.instance(stopping, datetime(2026, 11, 22, 12, 0, 40, tzinfo=UTC))
+    assert (row.state, row.since) == ("running", "stopping for 40 seconds, 330 s at most")
 
 
 def test_logs_and_exec(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

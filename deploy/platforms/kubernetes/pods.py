@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deploy.platforms.base import Instance
@@ -139,8 +139,10 @@ def since(pod: dict[str, Any], now: datetime) -> str:
     status = pod["status"]
     restarts = sum(one.get("restartCount", 0) for one in status.get("containerStatuses", []))
     again = f", {restarts} restart{'' if restarts == 1 else 's'}" if restarts else ""
-    if pod["metadata"].get("deletionTimestamp"):
-        return f"stopping{again}"
+    if until := pod["metadata"].get("deletionTimestamp"):
+        grace = pod["metadata"].get("deletionGracePeriodSeconds", 0)
+        # Kubernetes says when it ends the pod at the latest, not since when it stops.
+        return f"stopping for {ago(now - moment(until) + timedelta(seconds=grace))}, {grace} s at most{again}"
     if reason := waiting(pod)[1]:
         return reason + again
     started = [

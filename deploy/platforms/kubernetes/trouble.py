@@ -62,11 +62,16 @@ def listed(names: Sequence[str]) -> str:
 def stopping(kubectl: Kubectl) -> str:
     """What is told where new pods wait for old ones to stop; empty where they don't, as workers never do."""
     there = [pod for pod in kubectl.stack("pods") if pods.service(pod) in SERVICES and pods.service(pod) != "worker"]
-    late = [pod["metadata"]["name"] for pod in there if "deletionTimestamp" in pod["metadata"]]
+    late = [pods.instance(pod) for pod in there if "deletionTimestamp" in pod["metadata"]]
     if not late:
         return ""
-    force = shlex.join(kubectl.command("delete", "pods", *late, "--force"))
-    return f"{listed(late)} ha{'s' if len(late) == 1 else 've'} not stopped yet; `{force}` ends what hangs"
+    said = f"what comes next waits for {listed([f'{one.name} ({one.since})' for one in late])}"
+    broker = next((one.name for one in late if one.service == "rabbitmq"), "")
+    if not broker:
+        return said
+    # Not a delete by --force: another node would have its volume at once, while this one still runs.
+    end = shlex.join(kubectl.command("exec", broker, "--container", "rabbitmq", "--", "bash", "-c", "kill -9 -1"))
+    return f"{said}; where it hangs, `{end}` ends it"
 
 
 def error(kubectl: Kubectl, met: Met) -> WarrenError:
