@@ -55,10 +55,11 @@ def test_a_service_without_pods_is_shown_all_the_same(home: Path) -> None:
 def test_a_broker_that_its_operator_stopped_is_no_stack(home: Path) -> None:
     broker = items(of("StatefulSet", "rabbitmq", 0, 0))
     asked = "kubectl --context dev --request-timeout=10s get deployments --all-namespaces"
+    job = pod("make-secrets-x", "make-secrets", ready=False, phase="Succeeded")
     answers = {
-        f"{READ} get pods": items(),
+        f"{READ} get pods": items(job),
         f"{READ} get deployments,statefulsets": broker,
-        OVERVIEW: broker,
+        OVERVIEW: items(job, of("StatefulSet", "rabbitmq", 0, 0)),
         asked: "shop",
     }
     platform, _ = made(answers)

@@ -223,8 +223,9 @@ class Kubernetes:
         return self.instances(there, workloads), scalers
 
     def instances(self, there: list[dict[str, Any]], workloads: Sequence[dict[str, Any]] = ()) -> list[Instance]:
-        found = [pods.instance(pod) for pod in there if kind(pods.service(pod)) in SERVICES]
-        found += filter(None, (pods.lacking(one, there) for one in workloads))
+        ours = [pod for pod in there if kind(pods.service(pod)) in SERVICES]
+        found = [pods.instance(pod) for pod in ours]
+        found += filter(None, (pods.lacking(one, ours) for one in workloads))
         return sorted(found, key=lambda one: (progress.place(one.service), one.name))
 
     def troubles(self) -> list[str]:
