@@ -88,7 +88,8 @@ def test_the_broker_is_the_last_to_go_when_a_node_runs_short(manifests: Manifest
     }
     if "rabbitmq" in ranks:
         assert all(ranks["rabbitmq"] > rank for name, rank in ranks.items() if name != "rabbitmq")
-    assert there["warren"]["preemptionPolicy"] == "Never"
+    # Who is put out of its place could be anybody's.
+    assert {one["preemptionPolicy"] for one in there.values()} == {"Never"}
 
 
 def test_probes_leave_a_busy_pod_time_to_answer(manifests: Manifests) -> None:
