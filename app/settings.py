@@ -19,7 +19,7 @@ __all__ = ["AppSettings", "from_environment"]
 QUEUE_NAMES = r"^[a-z][a-z0-9_-]{0,62}$"
 
 # A password with other characters would end the name of the host, or be taken for its port.
-AMQP = r"amqps?://([^\s/?#@]*@)?[^\s/?#@;]*(/[^\s@;]*)?"
+AMQP = r"amqps?://([^\s/?#@]*@)?[^\s/?#@;]*(/[^\s?@;]*)?(\?[^\s@;]*)?"
 AMQP_EXPECTED = "an amqp:// address (other characters than letters, digits, - and _ in its password are written as %2F)"
 
 # Of a prefix: what needs no quoting.

@@ -15,7 +15,7 @@ from deploy import management, monitor_api
 from deploy.commands import looks
 from deploy.commands.log import as_known
 from deploy.commands.overlays import has_queue
-from deploy.commands.stack import NUMBERS, cells, confirm, pool_named, queue_row, shown
+from deploy.commands.stack import NUMBERS, cells, confirm, delays, pool_named, queue_row, shown
 from deploy.dead_letters import QUEUE as DEAD_LETTERS
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say, table
@@ -85,7 +85,7 @@ def ages(s: Session, rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def of_tasks(row: dict[str, Any]) -> bool:
     """Whether it is a queue that workers take tasks from, also where the settings don't name it."""
-    return row["type"] == "quorum" and row["queue"] != DEAD_LETTERS and not row["queue"].startswith("celery_delayed_")
+    return row["type"] == "quorum" and row["queue"] != DEAD_LETTERS and not delays(row["queue"])
 
 
 def waiting_since(s: Session, queue: str, ready: int) -> float | None:

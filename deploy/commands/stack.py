@@ -167,12 +167,14 @@ def down(s: Session, volumes: bool, yes: bool) -> None:
     if volumes and not yes and not s.runner.dry:
         what = "the broker's data (waiting tasks, the event log) and the monitor's and Flower's history"
         confirm(s, f"`down --volumes` deletes {what}")
-    was_up = bool(s.platform.status())
+    was_up = True
+    with suppress(WarrenError):  # what is wrong says `down` itself, unless another one is just at it
+        was_up = bool(s.platform.status())
     s.platform.down(volumes)
     if s.runner.dry:
         return
-    data = "Its data is deleted; the secrets are kept." if volumes else "Its data is kept."
-    say(there(s, f"{'The stack is down' if was_up else 'Nothing ran'}. {data}"))
+    before = "The stack is down. Its" if was_up else "Nothing ran. All"
+    say(there(s, f"{before} data is {'deleted; the secrets are kept' if volumes else 'kept'}."))
     if was_up or not (others := s.platform.troubles()):
         forget()
         return
@@ -327,7 +329,12 @@ NUMBERS = ("ready", "unacked", "consumers", "in/s", "out/s")
 def shown(queue: dict[str, Any]) -> bool:
     """Task queues, dead letters and the event log; not what Celery makes for replies, control and delays."""
     own = queue.get("arguments", {}).get("x-queue-type") in {"quorum", "stream"}
-    return own and not queue["name"].startswith("celery_delayed_")
+    return own and not delays(queue["name"])
+
+
+def delays(queue: str) -> bool:
+    """Whether it is one of those in which Celery keeps tasks until their time."""
+    return queue.startswith("celery_delayed_")
 
 
 def cells(row: dict[str, Any]) -> list[Any]:

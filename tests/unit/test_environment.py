@@ -129,6 +129,7 @@ def test_a_process_reads_its_own_environment(monkeypatch: pytest.MonkeyPatch) ->
         "amqp://127.0.0.1:5672/warren",
         "amqps://worker:a%2Fb@[fd00::1]:5671/shop?heartbeat=10",
         "amqp://worker@one//;amqp://worker@two//",
+        "amqp://broker?heartbeat=10",
         "amqp://",
     ],
 )

@@ -695,6 +695,20 @@ def test_an_image_is_copied_to_nodes_that_do_not_have_it(home: Path) -> None:
     assert len(runner.ran) == 2
 
 
+def test_what_a_registry_has_is_not_put_there_again(home: Path) -> None:
+    """From another machine it would be another image, with other code in it."""
+    push: dict[str, Any] = {"kube_load": "docker push --quiet", "app_image": "registry.example/warren-app"}
+    platform, runner = made(**push)
+    name, setup = platform.image.name(), platform.image.setup()
+    on_node = {"status": {"images": [{"names": [name]}]}}
+    runner.answers |= {"docker images": "0123", f"{READ} get nodes": items(on_node)}
+    platform.build()
+    assert runner.ran == [f"docker push --quiet {setup}"]
+    runner.answers[f"docker manifest inspect {setup}"] = "{}"
+    platform.build()
+    assert len(runner.ran) == 1
+
+
 def test_a_dry_up_does_not_say_that_it_built_or_copied_an_image(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     platform, runner = made(dry=True, kube_load="kind load docker-image", app_image="warren-app")
     platform.image.provide(platform.kubectl)

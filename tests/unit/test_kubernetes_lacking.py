@@ -94,25 +94,47 @@ def test_what_was_not_admitted_is_tried_again_at_once(home: Path) -> None:
     assert not any("annotate" in line for line in runner.ran)
 
 
+@pytest.mark.parametrize(("job", "secret"), [("make-secrets", "warren"), ("make-keda-login", "warren-keda")])
 @pytest.mark.parametrize(
-    ("reason", "secret", "anew"), [("CrashLoopBackOff", "", True), ("CrashLoopBackOff", "{}", False), ("", "", False)]
+    ("reason", "there", "anew"), [("CrashLoopBackOff", "", True), ("CrashLoopBackOff", "{}", False), ("", "", False)]
 )
-def test_a_job_that_got_nowhere_begins_anew(home: Path, reason: str, secret: str, anew: bool) -> None:
+def test_a_job_that_got_nowhere_begins_anew(
+    home: Path, job: str, secret: str, reason: str, there: str, anew: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     waits = [{"name": "make-secrets", "restartCount": 3, "state": {"waiting": {"reason": reason}}}]
+    # The pods of both have one name in their labels.
+    crashing = pod(f"{job}-x", "make-secrets", ready=False, containerStatuses=waits)
+    crashing["metadata"]["labels"]["batch.kubernetes.io/job-name"] = job
+    jobs = ({"metadata": {"name": name}, "status": {}} for name in ("make-secrets", "make-keda-login"))
     answers = {
-        f"{READ} get jobs": items({"metadata": {"name": "make-secrets"}, "status": {}}),
-        f"{READ} get secret warren": secret,
-        f"{READ} get pods": items(pod("make-secrets-x", "make-secrets", ready=False, containerStatuses=waits)),
+        f"{READ} get jobs": items(*jobs),
+        f"{READ} get secret warren --": "",
+        f"{READ} get secret warren-keda --": "",
+        f"{READ} get secret {secret} --": there,
+        f"{READ} get pods": items(crashing),
     }
     platform, runner = made(answers)
     passwords.let_be_made(platform.kubectl)
-    assert runner.ran == ([f"{KUBECTL} delete job/make-secrets"] if anew else [])
+    assert runner.ran == ([f"{KUBECTL} delete job/{job}"] if anew else [])
+    assert ("got nowhere" in capsys.readouterr().err) is anew
+
+
+def test_what_an_overlay_adds_is_none_of_the_stack(home: Path) -> None:
+    redis = {
+        "kind": "Deployment",
+        "metadata": {"name": "redis", "labels": {"app.kubernetes.io/name": "redis"}},
+        "spec": {},
+    }
+    platform, _ = made({f"{READ} get pods": items(pod("worker-a", "worker"), redis)})
+    assert [one.service for one in platform.overview()[0]] == ["worker"]
 
 
 def test_nothing_is_built_for_a_namespace_that_is_being_deleted(home: Path) -> None:
     going = json.dumps({"metadata": {"name": "warren", "deletionTimestamp": UP}})
     platform, runner = made(
-        {f"{READ} get pods": items(), f"{READ} get namespace warren": going}, app_image="warren-app"
+        # Its pods take their time.
+        {f"{READ} get pods": items(pod("worker-a")), f"{READ} get namespace warren": going},
+        app_image="warren-app",
     )
     with pytest.raises(
         WarrenError, match="dev/warren: this namespace is being deleted; wait until it is gone"

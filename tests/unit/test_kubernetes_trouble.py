@@ -316,12 +316,25 @@ def test_all_begin_anew_where_the_passwords_are_gone_unless_the_broker_runs_with
     assert again.left_behind(platform.kubectl) == begin
 
 
-def test_a_job_with_another_image_is_made_anew(home: Path) -> None:
-    whole = 'The Job "make-secrets" is invalid: spec.template: Invalid value: {"labels":{}}: field is immutable'
-    refused = WarrenError(f"`kubectl apply` ended with exit code 1: {whole}", ExitCode.FAILED)
-    platform, runner = made({f"{KUBECTL} apply": [refused, ""]})
+@pytest.mark.parametrize(
+    ("refused", "anew"),
+    [
+        (
+            'The Job "make-secrets" is invalid: spec.template: Invalid value: {"labels":{}}: field is immutable',
+            "job/make-secrets",
+        ),
+        (
+            'The PriorityClass "warren-broker" is invalid: preemptionPolicy: Invalid value: "Never": field is immutable',
+            "priorityclass/warren-broker",
+        ),
+    ],
+)
+def test_what_can_not_be_changed_is_made_anew(home: Path, refused: str, anew: str) -> None:
+    error = WarrenError(f"`kubectl apply` ended with exit code 1: {refused}", ExitCode.FAILED)
+    platform, runner = made({f"{KUBECTL} apply": [error, ""]})
     platform.up(None)
     assert [line.split()[5] for line in runner.ran] == ["apply", "delete", "apply"]
+    assert runner.ran[1].split()[6] == anew
 
 
 def test_nothing_in_a_namespace_names_those_that_have_a_stack(home: Path) -> None:

@@ -234,12 +234,12 @@ def test_down_where_nothing_runs_says_so_and_where_something_does(
     platform = Platform()
     platform.wrong = ["stacks of this cluster are in shop (WARREN_PROJECT)"]
     stack.down(session_on(platform, secrets), volumes=False, yes=False)
-    assert capsys.readouterr() == ("Nothing ran. Its data is kept.\n", f"{platform.wrong[0]}\n")
+    assert capsys.readouterr() == ("Nothing ran. All data is kept.\n", f"{platform.wrong[0]}\n")
     # There it is still to be found.
     assert chosen.exists()
     platform.wrong = []
     stack.down(session_on(platform, secrets), volumes=True, yes=True)
-    assert capsys.readouterr().out == "Nothing ran. Its data is deleted; the secrets are kept.\n"
+    assert capsys.readouterr().out == "Nothing ran. All data is deleted; the secrets are kept.\n"
     assert not chosen.exists()
     assert platform.calls == [("down", False), ("down", True)]
 

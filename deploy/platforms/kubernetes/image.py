@@ -52,7 +52,13 @@ class ClusterImage(Image):
                 kubectl.note(f"built {self.name()}")
         except WarrenError as error:
             raise unbuilt(error) from error
-        for name in (self.name(), self.setup()) if self.settings.kube_load else ():
+        if not self.settings.kube_load:
+            return
+        names = [self.name()]
+        # The command may put it into a registry, where one of that name, which does the same, is left as it is.
+        if "/" not in self.setup() or not there(self.setup(), self.runner):
+            names.append(self.setup())
+        for name in names:
             if not self.everywhere(kubectl, name):
                 if not self.runner.dry:
                     kubectl.note(f"copying {name} to the nodes")
@@ -66,7 +72,7 @@ class ClusterImage(Image):
             return False  # not everybody may look at nodes
         return bool(nodes) and all(
             any(
-                name.endswith(f"/{wanted}")
+                f"/{name}".endswith(f"/{wanted}")
                 for image in node["status"].get("images", [])
                 for name in image.get("names") or []
             )

@@ -22,6 +22,9 @@ OF_KEDA = "warren-keda"
 JOB = "make-secrets"
 MAKERS = {JOB: NAME, "make-keda-login": OF_KEDA}
 
+# The label that Kubernetes gives to the pods of a Job.
+OF_JOB = "batch.kubernetes.io/job-name"
+
 
 def ended(job: dict[str, Any]) -> set[str]:
     """How a Job has ended: ``Complete``, ``Failed``; empty while it has not."""
@@ -37,17 +40,23 @@ def let_be_made(kubectl: Kubectl) -> None:
     """
     for job in kubectl.list("jobs"):
         name = job["metadata"]["name"]
-        if name in MAKERS and kubectl.get("secret", MAKERS[name]) is None and (ended(job) or stuck(kubectl, name)):
+        if name not in MAKERS or kubectl.get("secret", MAKERS[name]) is not None:
+            continue
+        if ended(job):
             kubectl.note(
                 f"the Secret {MAKERS[name]} is not there: it is made anew, with other passwords; what runs gets "
                 "them by `invoke down`, then `invoke up`"
             )
             kubectl.run("delete", f"job/{name}")
+        elif stuck(kubectl, name):
+            kubectl.note(f"the Job {name} got nowhere: it is tried again at once")
+            kubectl.run("delete", f"job/{name}")
 
 
 def stuck(kubectl: Kubectl, job: str) -> bool:
     """Whether a Job's pod would be tried again only after minutes."""
-    return any(pods.service(pod) == job and pods.hopeless(pod) for pod in kubectl.stack("pods"))
+    there = kubectl.stack("pods")
+    return any(pod["metadata"]["labels"].get(OF_JOB) == job and pods.hopeless(pod) for pod in there)
 
 
 def complete(kubectl: Kubectl) -> None:

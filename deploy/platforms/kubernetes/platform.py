@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -34,7 +33,7 @@ from deploy.platforms.kubernetes import (
 from deploy.platforms.kubernetes.asked import Rank
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers, overview
 from deploy.platforms.kubernetes.forward import Forwarded
-from deploy.platforms.kubernetes.kubectl import THERE, Kubectl, explained, half_applied
+from deploy.platforms.kubernetes.kubectl import THERE, Kubectl, explained, half_applied, unchangeable
 from deploy.platforms.kubernetes.rendered import render
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.platforms.kubernetes.setup import Setup
@@ -104,6 +103,8 @@ class Kubernetes:
     def up(self, workers: int | None) -> None:
         self.check()
         with locked(self.kubectl.note, dry=self.runner.dry):
+            # Before an image is built: one that is about to go takes nothing.
+            self.kubectl.own_namespace()
             fresh = not self.status()
             if fresh and not self.confirmed:
                 neighbours.require_none(self.kubectl)
@@ -160,13 +161,15 @@ class Kubernetes:
         folder = self.overlay()
         passwords.let_be_made(self.kubectl)
         try:
-            self.kubectl.run("apply", "--kustomize", folder)
+            try:
+                self.kubectl.run("apply", "--kustomize", folder)
+            except WarrenError as error:
+                if not (fixed := unchangeable(error)):
+                    raise
+                self.kubectl.run("delete", *fixed, "--ignore-not-found")
+                self.kubectl.run("apply", "--kustomize", folder)
         except WarrenError as error:
-            if not re.search(r'Job\S* "make-.*immutable', str(error)):
-                raise half_applied(error) from error
-            # Another image of Python's: a Job can't be changed, and what these made stays.
-            self.kubectl.run("delete", *(f"job/{name}" for name in passwords.MAKERS), "--ignore-not-found")
-            self.kubectl.run("apply", "--kustomize", folder)
+            raise half_applied(error) from error
         if not self.runner.dry:
             context.remember(self.kubectl.context)
             self.kubectl.note(f"applied the overlay {self.settings.kube_overlay} with the settings of .env ({folder})")
@@ -223,9 +226,10 @@ class Kubernetes:
         return self.instances(there, workloads), scalers
 
     def instances(self, there: list[dict[str, Any]], workloads: Sequence[dict[str, Any]] = ()) -> list[Instance]:
-        ours = [pod for pod in there if kind(pods.service(pod)) in SERVICES]
+        # An overlay's labels may mark others too.
+        ours, wanted = ([one for one in some if kind(pods.service(one)) in SERVICES] for some in (there, workloads))
         found = [pods.instance(pod) for pod in ours]
-        found += filter(None, (pods.lacking(one, ours) for one in workloads))
+        found += filter(None, (pods.lacking(one, ours) for one in wanted))
         return sorted(found, key=lambda one: (progress.place(one.service), one.name))
 
     def troubles(self) -> list[str]:
