@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -67,6 +68,11 @@ def await_all(cluster: Cluster) -> None:
             cluster.kubectl("get", "pods", "--output", "wide").stdout + cluster.kubectl("get", "events").stdout[-3000:]
         ),
     )
+
+
+def copied(command: Callable[[], subprocess.CompletedProcess[str]]) -> subprocess.CompletedProcess[str]:
+    """What a command printed that copies the image to nodes. On a busy host that may be cut short, and is asked for again."""
+    return eventually(command, 280, "the image is on the nodes")
 
 
 def versions(cluster: Cluster) -> dict[str, str]:
@@ -135,7 +141,7 @@ def test_a_pod_that_wants_more_than_its_task_needs_is_refused(cluster: Cluster, 
 
 @pytest.mark.timeout(600)
 def test_make_up_takes_over_what_kubectl_applied(cluster: Cluster, stack: Checkout) -> None:
-    done = stack.run("make", "up")
+    done = copied(lambda: stack.run("make", "up"))
     assert "add 2 3 = 5" in done.stdout
     assert "invoke open flower" in done.stdout
     told = [line for line in done.stderr.splitlines() if "ready: " in line]
@@ -155,8 +161,7 @@ def test_new_code_replaces_the_worker_once_and_not_the_broker(cluster: Cluster, 
     uids, revisions = there()
     tasks = stack.folder / "app" / "tasks.py"
     tasks.write_text(f'{tasks.read_text()}\n\n@shared_task\ndef fresh() -> str:\n    return "new"\n')
-    # On a busy host the copy of the new image to a node may be cut short.
-    restarted = eventually(lambda: stack.invoke("restart", "worker"), 280, "the worker has the new code")
+    restarted = copied(lambda: stack.invoke("restart", "worker"))
     assert "monitor and flower get the code" in restarted.stderr
     assert stack.invoke("call", "fresh", "--wait").stdout == '"new"\n'
     assert there() == (uids, revisions + 1)
@@ -233,5 +238,5 @@ def test_down_keeps_the_data_and_up_finds_it(cluster: Cluster, stack: Checkout) 
     assert stack.json("status")["instances"] == []
     waiting: dict[str, Any] = {one["metadata"]["name"]: one["status"]["phase"] for one in cluster.items("pvc")}
     assert waiting == {"data-rabbitmq-0": "Bound", "flower": "Bound", "monitor": "Bound"}
-    stack.invoke("up")
+    copied(lambda: stack.invoke("up"))
     assert stack.json("task", task)["state"] == "SUCCESS"
