@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
+from deploy.errors import WarrenError
 from deploy.platforms.kubernetes import pods, progress
 from deploy.platforms.kubernetes.asked import Asked
 from deploy.platforms.kubernetes.kubectl import Kubectl
+from deploy.platforms.kubernetes.passwords import MAKERS
 from deploy.platforms.kubernetes.reasons import unmounted
 from deploy.services import SERVICES, kind
 
-__all__ = ["admit", "left_behind"]
+__all__ = ["admit", "left_behind", "unchangeable"]
 
 
 def left_behind(kubectl: Kubectl) -> list[str]:
@@ -25,6 +28,14 @@ def left_behind(kubectl: Kubectl) -> list[str]:
     gone = not asked.secret_there and not any(pods.ready(pod) for pod in pods.of(there, "rabbitmq"))
     stuck = [pod for pod in there if gone or pods.hopeless(pod) or unmounted(pod, asked)]
     return [pod["metadata"]["name"] for pod in stuck]
+
+
+def unchangeable(error: WarrenError) -> list[str]:
+    """What an apply was to change and can't, and is made anew for: pods stay, and what the Jobs made."""
+    said = str(error)
+    jobs = [f"job/{name}" for name in MAKERS] if re.search(r'Job\S* "make-.*immutable', said) else []
+    rank = re.search(r'PriorityClass\S* "warren-broker".*immutable', said)
+    return [*jobs, *(["priorityclass/warren-broker"] if rank else [])]
 
 
 def admit(kubectl: Kubectl) -> None:

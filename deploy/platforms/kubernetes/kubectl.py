@@ -12,7 +12,7 @@ from deploy.output import note
 from deploy.platforms.kubernetes.context import Context
 from deploy.run import Runner
 
-__all__ = ["PART", "THERE", "Kubectl", "explained", "half_applied", "not_installed", "unchangeable", "unknown"]
+__all__ = ["PART", "THERE", "Kubectl", "explained", "half_applied", "not_installed", "unknown"]
 
 # The label of all that belongs to the stack.
 PART = "app.kubernetes.io/part-of=warren"
@@ -176,17 +176,6 @@ def explained(error: WarrenError, place: str) -> WarrenError:
         return not_installed() if "is not installed" in text else error
     told, code = answered(said) or silent(said, error.code) or (text, error.code)
     return WarrenError(f"{place}: {told}", code)
-
-
-def unchangeable(error: WarrenError) -> list[str]:
-    """What an apply was to change and can't, and is made anew for: pods stay, and what the Jobs made."""
-    said = str(error)
-    jobs = re.search(r'Job\S* "make-.*immutable', said)
-    rank = re.search(r'PriorityClass\S* "warren-broker".*immutable', said)
-    return [
-        *(["job/make-secrets", "job/make-keda-login"] if jobs else []),
-        *(["priorityclass/warren-broker"] if rank else []),
-    ]
 
 
 def half_applied(error: WarrenError) -> WarrenError:

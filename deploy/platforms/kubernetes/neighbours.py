@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.kubernetes.kubectl import PART, Kubectl
 
@@ -14,9 +16,9 @@ KINDS = "deployments,statefulsets,daemonsets,cronjobs,pods"
 SHOWN = 3
 
 
-def require_none(kubectl: Kubectl) -> None:
-    """Raises WarrenError where a stack that is new in its namespace would not be alone in it."""
-    found = found_in(kubectl)
+def require_none(kubectl: Kubectl, namespace: dict[str, Any] | None) -> None:
+    """Raises WarrenError where a stack that is new in its ``namespace`` (None: new too) would not be alone in it."""
+    found = found_in(kubectl, namespace)
     if not found:
         return
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
@@ -28,10 +30,9 @@ def require_none(kubectl: Kubectl) -> None:
     )
 
 
-def found_in(kubectl: Kubectl) -> list[str]:
+def found_in(kubectl: Kubectl, namespace: dict[str, Any] | None) -> list[str]:
     """What runs in the namespace of a stack that is still to come, as kubectl names it; nothing where a stack was before."""
     label, value = PART.split("=")
-    there = kubectl.own_namespace()
-    if there is None or there["metadata"].get("labels", {}).get(label) == value or kubectl.list("configmaps"):
+    if namespace is None or namespace["metadata"].get("labels", {}).get(label) == value or kubectl.list("configmaps"):
         return []
     return kubectl.read("get", KINDS, "--selector", f"{label}!={value}", "--output", "name").split()

@@ -33,7 +33,7 @@ from deploy.platforms.kubernetes import (
 from deploy.platforms.kubernetes.asked import Rank
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers, overview
 from deploy.platforms.kubernetes.forward import Forwarded
-from deploy.platforms.kubernetes.kubectl import THERE, Kubectl, explained, half_applied, unchangeable
+from deploy.platforms.kubernetes.kubectl import THERE, Kubectl, explained, half_applied
 from deploy.platforms.kubernetes.rendered import render
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.platforms.kubernetes.setup import Setup
@@ -104,10 +104,10 @@ class Kubernetes:
         self.check()
         with locked(self.kubectl.note, dry=self.runner.dry):
             # Before an image is built: one that is about to go takes nothing.
-            self.kubectl.own_namespace()
+            namespace = self.kubectl.own_namespace()
             fresh = not self.status()
             if fresh and not self.confirmed:
-                neighbours.require_none(self.kubectl)
+                neighbours.require_none(self.kubectl, namespace)
             try:
                 self.bring_up(workers, fresh)
             except KeyboardInterrupt:
@@ -164,7 +164,7 @@ class Kubernetes:
             try:
                 self.kubectl.run("apply", "--kustomize", folder)
             except WarrenError as error:
-                if not (fixed := unchangeable(error)):
+                if not (fixed := again.unchangeable(error)):
                     raise
                 self.kubectl.run("delete", *fixed, "--ignore-not-found")
                 self.kubectl.run("apply", "--kustomize", folder)
