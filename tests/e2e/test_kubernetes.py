@@ -16,7 +16,7 @@ import pytest
 from deploy.errors import ExitCode
 from deploy.services import SERVICES
 from tests.support.checkout import Checkout
-from tests.support.cluster import Cluster
+from tests.support.cluster import COPIES, Cluster
 from tests.support.eventually import eventually
 
 OVERLAY = "k8s/overlays/dev"
@@ -72,7 +72,7 @@ def await_all(cluster: Cluster) -> None:
 
 def copied(command: Callable[[], subprocess.CompletedProcess[str]]) -> subprocess.CompletedProcess[str]:
     """What a command printed that copies the image to nodes. On a busy host that may be cut short, and is asked for again."""
-    return eventually(command, 280, "the image is on the nodes")
+    return eventually(command, COPIES, "the image is on the nodes")
 
 
 def versions(cluster: Cluster) -> dict[str, str]:
@@ -139,7 +139,7 @@ def test_a_pod_that_wants_more_than_its_task_needs_is_refused(cluster: Cluster, 
     assert 'violates PodSecurity "restricted' in done.stderr
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_make_up_takes_over_what_kubectl_applied(cluster: Cluster, stack: Checkout) -> None:
     done = copied(lambda: stack.run("make", "up"))
     assert "add 2 3 = 5" in done.stdout
@@ -152,7 +152,7 @@ def test_make_up_takes_over_what_kubectl_applied(cluster: Cluster, stack: Checko
     assert not password.exists(), "the passwords are those of the cluster"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_new_code_replaces_the_worker_once_and_not_the_broker(cluster: Cluster, stack: Checkout) -> None:
     def there() -> tuple[list[str], int]:
         broker = cluster.items("pods", "app.kubernetes.io/name=rabbitmq")
@@ -230,7 +230,7 @@ def test_a_pod_that_dies_loses_nothing(cluster: Cluster, stack: Checkout, servic
     eventually(done, LONG, "all tasks ran")
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_down_keeps_the_data_and_up_finds_it(cluster: Cluster, stack: Checkout) -> None:
     task = stack.invoke("call", "add", "20", "3").stdout.strip()
     eventually(lambda: stack.json("task", task)["state"] == "SUCCESS", 60, "it ran")

@@ -12,11 +12,16 @@ from typing import Any
 import pytest
 
 from deploy.paths import ROOT
+from tests.support.eventually import eventually
 
-__all__ = ["Cluster", "named", "three_nodes"]
+__all__ = ["COPIES", "Cluster", "named", "three_nodes"]
 
 # Seconds. Copying images to three nodes of a busy host takes most of it.
 PATIENCE = 280
+
+# Seconds in which a copy that was cut short is tried again: on a host whose cores are all busy that is every second one, and
+# each takes a minute there.
+COPIES = 900
 
 HOW = (
     "E2E_CONTEXT names no context of kubectl; with kind: kind create cluster, then "
@@ -51,14 +56,33 @@ class Cluster:
     def load(self, *images: str) -> None:
         """Copies images of this host's engine to the nodes, with the command of E2E_KUBE_LOAD."""
         for image in images if os.environ.get("E2E_KUBE_LOAD") else ():
-            command = [*shlex.split(os.environ["E2E_KUBE_LOAD"]), image]
-            subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+            copied([*shlex.split(os.environ["E2E_KUBE_LOAD"]), image])
 
     def forget(self) -> None:
         """Deletes the namespace with all that is in it, and does not wait for the end of that."""
         self.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false", check=False)
         # No new ones can be made now, and nobody waits for the tasks of these.
         self.kubectl("delete", "pods", "--all", "--grace-period=1", "--wait=false", check=False)
+
+
+def copied(command: list[str]) -> None:
+    """Runs what copies an image to nodes until it succeeds.
+
+    Raises:
+        AssertionError: it never did; with what it printed last.
+    """
+    printed = ""
+
+    def done() -> bool:
+        nonlocal printed
+        ran = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        printed = ran.stdout
+        return ran.returncode == 0
+
+    eventually(done, COPIES, lambda: f"{shlex.join(command)} succeeds; it printed {printed}")
 
 
 def named(namespace: str) -> Cluster:
