@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,8 @@ from deploy.paths import ROOT
 from deploy.platforms.local import package
 from tests.support.checkout import Checkout
 from tests.support.cluster import Cluster, named
+from tests.support.commands import insisted
+from tests.support.eventually import eventually
 
 # Beside the default pool, as docs/operations.md has it.
 POOL = {
@@ -22,14 +26,26 @@ POOL = {
     "WARREN_POOL_HEAVY_CONCURRENCY": "1",
 }
 
+# Seconds for a test with what its fixtures bring up. Each wait has a limit of its own; this is for what has none.
+LONGEST = 3600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # pytest gives each conftest.py the tests of all folders.
+    for item in items:
+        if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONGEST))
+
 
 def engine_answers() -> bool:
     if not shutil.which("docker"):
         return False
-    return (
-        subprocess.run(["docker", "compose", "ls", "--quiet"], capture_output=True, check=False, timeout=30).returncode
-        == 0
-    )
+
+    def said() -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(["docker", "compose", "ls", "--quiet"], capture_output=True, check=False, timeout=30)
+
+    # One that says nothing in time is asked again: it is there, and busy.
+    return eventually(said, 180, "the Docker engine says something").returncode == 0
 
 
 @pytest.fixture(scope="session", params=["compose", "local"])
@@ -47,10 +63,13 @@ def stack(platform: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     """The stack that `make up` brought up; ``stack.first`` is what it printed."""
     checkout = Checkout(tmp_path_factory.mktemp(platform), platform, **POOL)
     try:
+        checkout.install()
         checkout.first = checkout.run("make", "up")
         yield checkout
     finally:
-        checkout.invoke("down", "--volumes", "--yes", check=False)
+        # What it lacks then has failed above.
+        with suppress(FileNotFoundError):
+            checkout.invoke("down", "--volumes", "--yes", check=False)
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +90,13 @@ def app_image() -> Iterator[str]:
     if not engine_answers():
         pytest.skip("no Docker engine answers, which builds the app image; start one")
     name = f"warren-app:e2e-{uuid.uuid4().hex[:8]}"
-    subprocess.run(
+    insisted(
         [
             *("docker", "build", "--quiet", "--file", "deploy/image/Dockerfile", "--tag", name),
             *("--build-context", "project=deploy/image/no-project", "."),
         ],
-        cwd=ROOT, check=True, capture_output=True,
-    )  # fmt: skip
+        cwd=ROOT,
+    )
     try:
         cluster.load(name, "rabbitmq:4.3-management", "python:3.13-slim")
         yield name

@@ -79,7 +79,7 @@ def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFac
     checkout.set(WARREN_QUEUES="default,mail")
     checkout.set(WARREN_POOLS="heavy", WARREN_POOL_HEAVY_QUEUES="video,reports", WARREN_POOL_HEAVY_CONCURRENCY="1")
     # On a busy host it may give up waiting; what came up is left, and it goes on from there.
-    eventually(lambda: checkout.invoke("up"), PATIENCE, "the stack is up")
+    eventually(lambda: checkout.invoke("up"), 2 * PATIENCE, "the stack is up")
     return checkout
 
 
@@ -118,8 +118,6 @@ def may(cluster: Cluster, user: str) -> list[str]:
     return told.splitlines()[-1].split()[1:]
 
 
-# With what its fixtures build, copy and bring up.
-@pytest.mark.timeout(3600)
 def test_keda_finds_the_queues_of_each_pool(cluster: Cluster, stack: Checkout) -> None:
     for name in ("worker", "worker-heavy"):
         # While it could not ask the broker, which was not there yet, it helped itself.
@@ -137,7 +135,6 @@ def test_keda_finds_the_queues_of_each_pool(cluster: Cluster, stack: Checkout) -
     eventually(lambda: replicas(cluster, "worker-heavy") == 2, PATIENCE, "a second worker for the second queue")
 
 
-@pytest.mark.timeout(2400)
 def test_workers_grow_from_none_to_the_bound_and_back_and_none_is_interrupted(
     cluster: Cluster, stack: Checkout, ledger: Ledger
 ) -> None:
@@ -160,23 +157,22 @@ def test_workers_grow_from_none_to_the_bound_and_back_and_none_is_interrupted(
         assert Counter(ledger.entries(kind, "scale-")) == Counter(f"{kind}/scale-{one}" for one in range(TASKS))
 
 
-@pytest.mark.timeout(1200)
 def test_bounds_that_were_set_stay_and_a_pool_that_ends_leaves_nothing(cluster: Cluster, stack: Checkout) -> None:
     assert stack.invoke("scale-workers", "2", "--max", "3").stdout.endswith(": KEDA keeps 2 to 3 workers.\n")
-    assert replicas(cluster) == 2
+    # KEDA writes the number, when it has seen its new least one.
+    eventually(lambda: replicas(cluster) == 2, PATIENCE, lambda: f"{replicas(cluster)} workers grow to 2")
     kinds = "deployments,scaledobjects,triggerauthentications,configmaps,poddisruptionbudgets"
     assert len(cluster.items(kinds, "app.kubernetes.io/name=worker-heavy")) == 5
     settings = stack.folder / ".env"
     kept = [line for line in settings.read_text().splitlines(keepends=True) if not line.startswith("WARREN_POOL")]
     settings.write_text("".join(kept))
-    eventually(lambda: stack.invoke("up"), PATIENCE, "the stack is up, without the pool")
+    eventually(lambda: stack.invoke("up"), 2 * PATIENCE, "the stack is up, without the pool")
     eventually(lambda: cluster.items(kinds, "app.kubernetes.io/name=worker-heavy") == NOTHING, PATIENCE, "it is gone")
     assert bounds(stack)["worker"] == (2, 3, False)
     assert "worker: KEDA keeps 2 to 3 workers." in stack.invoke("status").stdout
     assert stack.invoke("diff").stdout == ""
 
 
-@pytest.mark.timeout(1200)
 def test_down_ends_autoscalers_too(cluster: Cluster, stack: Checkout) -> None:
     """They would look again only minutes after the next up."""
     stack.invoke("down")

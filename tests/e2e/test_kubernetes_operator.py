@@ -59,7 +59,6 @@ def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFac
         tmp_path_factory.mktemp("operator"), cluster, app_image,
         ["k8s/components/rabbitmq-operator"], resources=["../tests/e2e/kubernetes"],
     )  # fmt: skip
-    checkout.set(WARREN_UP_TIMEOUT=str(LONG))
     brought_up(checkout)
     return checkout
 

@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import shlex
-import subprocess
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ import pytest
 from deploy.paths import ROOT
 from tests.support.checkout import Checkout
 from tests.support.cluster import Cluster, named, three_nodes
+from tests.support.commands import finished
 from tests.support.eventually import eventually
 from tests.support.ledger import LONG, Ledger
 from tests.support.rollout import watched
@@ -166,10 +166,14 @@ def test_a_node_is_drained(stack: Production) -> None:
     node = stack.homes()[0]
 
     def drained() -> None:
-        ran(stack, "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=270s")
+        drain = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=240s")
+        # What has gone by then is not asked to go again.
+        eventually(lambda: stack.cluster.kubectl(*drain), LONG, f"{node} is drained")
 
-    stack.under("drain-", 500, drained)
-    ran(stack, "uncordon", node)
+    try:
+        stack.under("drain-", 500, drained)
+    finally:
+        ran(stack, "uncordon", node)
     stack.await_whole()
 
 
@@ -192,14 +196,24 @@ def test_a_nodes_power_is_cut_and_comes_back(stack: Production) -> None:
     node = stack.homes()[-1]
 
     def switched(to: str) -> None:
-        subprocess.run([*shlex.split(power), to, node], check=True, capture_output=True, timeout=LONG)
+        done = finished([*shlex.split(power), to, node], LONG)
+        assert done.returncode == 0, f"{to} {node} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+    def started() -> bool:
+        try:
+            switched("start")
+        except AssertionError:
+            # So that nothing of it is left half started.
+            switched("kill")
+            raise
+        return True
 
     try:
         # All of them are done while the node is away, and every worker can be asked.
         stack.under("power-", 600, lambda: switched("kill"))
         eventually(lambda: stack.answering(node) == 3, LONG, "the three workers answer")
     finally:
-        switched("start")
+        eventually(started, LONG, f"{node} starts")
     stack.await_whole()
 
 
@@ -221,9 +235,12 @@ def test_where_all_broker_nodes_are_stopped_none_waits_for_the_others(stack: Pro
 def test_down_leaves_no_data_where_that_is_told(stack: Production, tmp_path: Path) -> None:
     checkout = Checkout(tmp_path, "kubernetes", WARREN_KUBE_CONTEXT=stack.cluster.context)
     checkout.set(WARREN_PROJECT=stack.cluster.namespace, WARREN_KUBE_OVERLAY="production")
-    checkout.run("make", ".venv/ops")
-    ready = [one for one in checkout.json("status")["instances"] if one["ready"]]
-    assert len(ready) == 8
+    checkout.install()
+
+    def ready() -> int:
+        return sum(one["ready"] for one in checkout.json("status")["instances"])
+
+    eventually(lambda: ready() == 8, LONG, lambda: f"{ready()} of 8 are ready")
     kept = {one["metadata"]["name"] for one in stack.cluster.items("pvc")}
     assert kept == {"data-rabbitmq-0", "data-rabbitmq-1", "data-rabbitmq-2", "flower", "monitor"}
     checkout.invoke("down", "--volumes", "--yes")

@@ -105,7 +105,6 @@ def tasks(held: dict[str, int]) -> int:
     return sum(messages for queue, messages in held.items() if queue == "default" or "delayed" in queue)
 
 
-@pytest.mark.timeout(900)
 def test_a_newer_broker_has_all_that_the_older_one_had(stack: Stack, before: dict[str, int]) -> None:
     stack.apply_with(NEW)
     eventually(lambda: stack.version().startswith("4.3.") and stack.ready(), LONG, "the new broker serves")
@@ -117,7 +116,6 @@ def test_a_newer_broker_has_all_that_the_older_one_had(stack: Stack, before: dic
     eventually(same, LONG, lambda: f"{before} became {stack.held()}")
 
 
-@pytest.mark.timeout(900)
 def test_every_task_runs_on_the_newer_broker_but_the_revoked_one(stack: Stack, before: dict[str, int]) -> None:
     stack.workers(1)
     stack.all_done("waiting-", WAITING)
@@ -128,7 +126,6 @@ def test_every_task_runs_on_the_newer_broker_but_the_revoked_one(stack: Stack, b
     eventually(lambda: stack.known() == {"SUCCESS": 20 + WAITING + 1, "REVOKED": 1}, LONG, lambda: f"{stack.known()}")
 
 
-@pytest.mark.timeout(900)
 def test_it_starts_again_with_all_that_is_new_enabled(stack: Stack, before: dict[str, int]) -> None:
     stack.exec("rabbitmq-0", "rabbitmqctl", "enable_feature_flag", "all")
     stack.workers(0)

@@ -23,9 +23,7 @@ from tests.support.cluster import Cluster, named
 from tests.support.edge import Looks
 from tests.support.eventually import eventually
 from tests.support.ingress import Authority, Ingress, addresses
-
-# Seconds for what images, volumes and brokers take on a busy host.
-LONG = 240
+from tests.support.ledger import LONG
 
 # As docs/kubernetes-options.md has it: cert-manager makes these; here the test does.
 MADE_BY_HAND = [
@@ -34,6 +32,11 @@ MADE_BY_HAND = [
         "patch": json.dumps({"$patch": "delete", "kind": "any", "metadata": {"name": "any"}}),
     }
 ]
+
+
+def awaited(cluster: Cluster, *command: str) -> None:
+    """What kubectl waits for; again where that takes longer than kubectl may."""
+    eventually(lambda: cluster.kubectl(*command, "--timeout=240s"), LONG, " ".join(command))
 
 
 class Stack:
@@ -67,7 +70,7 @@ class Stack:
     def rolled_out(self) -> None:
         """Waits until all of it is what was applied last, and ready."""
         for what in ("statefulset/rabbitmq", "deployment/monitor", "deployment/flower", "deployment/worker"):
-            self.cluster.kubectl("rollout", "status", what, f"--timeout={LONG}s")
+            awaited(self.cluster, "rollout", "status", what)
 
     def ingress(self) -> Ingress:
         return Ingress(self.host, self.secret("warren", "flower-login"), self.authority.certificate.read_text())
@@ -119,8 +122,6 @@ def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFac
     return made
 
 
-# What it builds, copies to nodes and brings up counts, too.
-@pytest.mark.timeout(3600)
 def test_flower_asks_for_its_login_behind_a_certificate_that_holds(stack: Stack) -> None:
     ingress = stack.ingress()
     eventually(lambda: ingress.get("/").status == 401, 60, "the controller serves it")
@@ -159,13 +160,12 @@ def test_flower_in_a_browser_terminates_what_runs(stack: Stack) -> None:
         looks.context.close()
 
 
-@pytest.mark.timeout(600)
 def test_a_producer_of_another_namespace_comes_in_by_tls_once_its_namespace_may(stack: Stack) -> None:
     shop = Cluster(stack.cluster.context, f"{stack.cluster.namespace}-shop")
     shop.kubectl("create", "namespace", shop.namespace)
     sleep = ("--command", "--", "sleep", "3600")
     shop.kubectl("run", "web", f"--image={stack.image}", "--image-pull-policy=IfNotPresent", *sleep)
-    shop.kubectl("wait", "--for=condition=Ready", "pod/web", f"--timeout={LONG}s")
+    awaited(shop, "wait", "--for=condition=Ready", "pod/web")
     host = f"rabbitmq.{stack.cluster.namespace}"
 
     def reaches(port: int) -> bool:
@@ -186,7 +186,7 @@ def test_a_producer_of_another_namespace_comes_in_by_tls_once_its_namespace_may(
             tls.replace("PASSWORD", stack.secret("warren", "producer"))
             .replace("rabbitmq.warren", host)
             .replace('"ca.crt"', '"/tmp/ca.crt"'),
-            f"print(app.send_task('app.tasks.add', (2, 3)).get(timeout={LONG}))",
+            "print(app.send_task('app.tasks.add', (2, 3)).get(timeout=240))",
         ]
     )
     run = (
@@ -208,7 +208,6 @@ def blocks(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.timeout(600)
 def test_below_paths_of_one_host_and_with_a_login_elsewhere(stack: Stack) -> None:
     stack.cluster.kubectl("create", "secret", "generic", "flower-oauth", "--from-literal=FLOWER_OAUTH2_SECRET=hidden")
     back = "https://warren.example.test/flower/login"

@@ -13,12 +13,19 @@ from typing import Any
 
 from deploy.paths import ROOT
 from deploy.ports import FIELDS
+from tests.support.commands import finished, insisted
 from tests.support.ports import free_port
 
 __all__ = ["Checkout"]
 
-# Seconds. Installing the locked packages takes most of it; a command that hangs must not hang the tests.
+# Seconds. A command that hangs must not hang the tests.
 PATIENCE = 280
+
+# What waits for services, which take their time on a busy host: for as long as WARREN_UP_TIMEOUT says, after it has built an
+# image and copied it to nodes.
+WAITING = {"up", "down", "restart", "scale-workers"}
+UP_TIMEOUT = 600
+WAITING_PATIENCE = 1800
 
 
 class Checkout:
@@ -38,7 +45,7 @@ class Checkout:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
         ports = {f"WARREN_{field.upper()}": str(free_port()) for field in FIELDS}
-        self.set(WARREN_PROJECT=self.project, **ports, **settings)
+        self.set(WARREN_PROJECT=self.project, WARREN_UP_TIMEOUT=str(UP_TIMEOUT), **ports, **settings)
 
     def set(self, **settings: str) -> None:
         """Adds ``settings`` to .env."""
@@ -52,13 +59,14 @@ class Checkout:
         }
         return {**inherited, "WARREN_PLATFORM": self.platform}
 
+    def install(self) -> None:
+        """Makes the environment of its commands, as `make up` does first: packages may not come at the first try."""
+        insisted(["make", ".venv/ops"], self.folder, self.environment)
+
     def run(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
         """``command`` typed in the checkout, with ``variables`` in its environment; with ``check`` it must succeed."""
-        done = subprocess.run(
-            command,
-            cwd=self.folder, env={**self.environment, **variables}, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=PATIENCE, check=False,
-        )  # fmt: skip
+        patience = WAITING_PATIENCE if WAITING & set(command[:2]) else PATIENCE
+        done = finished(command, patience, self.folder, {**self.environment, **variables})
         assert not check or done.returncode == 0, (
             f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         )

@@ -43,7 +43,7 @@ def missing(version: str) -> str | None:
 def lacking(name: str, variable: str) -> str | None:
     """Why containers of the image ``name``, which ``variable`` names, can't be run here; None if they can."""
     try:
-        client = docker.from_env(timeout=10)
+        client = docker.from_env(timeout=60)
         client.ping()
     except docker.errors.DockerException as error:
         return f"no Docker engine answers ({str(error)[:80]}); start one (sudo systemctl start docker)"

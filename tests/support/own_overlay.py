@@ -37,5 +37,5 @@ def checkout_with(
     made = Checkout(folder, "kubernetes", WARREN_KUBE_CONTEXT=cluster.context)
     made.set(WARREN_PROJECT=cluster.namespace, WARREN_APP_IMAGE=app_image, WARREN_KUBE_OVERLAY="mine")
     write(made, "mine", components, **content)
-    made.run("make", ".venv/ops")
+    made.install()
     return made
