@@ -121,6 +121,8 @@ class Runner:
                 stderr=errors or output,
                 stdin=subprocess.DEVNULL,
                 text=True,
+                # A log may hold anything.
+                errors="replace",
                 check=False,
                 timeout=timeout,
             )

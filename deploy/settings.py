@@ -198,12 +198,11 @@ def combinations(settings: Settings) -> list[str]:
             if pool.queues.count(queue) > 1:
                 lines.append(f"{variable}: {queue} is there twice; name each queue once")
     lines += settings.half_a_login
-    try:
-        shlex.split(settings.monitor_command)
-    except ValueError as error:
-        lines.append(
-            f"MONITOR_COMMAND={settings.monitor_command} can't be read as a command ({error}); quote it as in a shell"
-        )
+    for name, command in (("MONITOR_COMMAND", settings.monitor_command), ("WARREN_KUBE_LOAD", settings.kube_load)):
+        try:
+            shlex.split(command)
+        except ValueError as error:
+            lines.append(f"{name}={command} can't be read as a command ({error}); quote it as in a shell")
     return lines
 
 

@@ -55,13 +55,26 @@ def write(settings: Settings, secrets: Secrets, nodes: int, config: Path, data: 
     private(data / ".erlang.cookie", secrets["erlang-cookie"])
 
 
+def written(file: Path, secret: str = "warren") -> str:
+    """What a key of the Secret ``secret`` holds.
+
+    Raises:
+        Mistake: it is no text.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        line = f"{file.name} of the Secret {secret} is no text (UTF-8); mend it, then delete the pods of the stack"
+        raise Mistake([line]) from None
+
+
 def password(file: Path) -> str:
     """What other pods put into addresses as it is.
 
     Raises:
         Mistake: an address would not be one any more, or be one with another password.
     """
-    if re.fullmatch(UNQUOTED, found := file.read_text()):
+    if re.fullmatch(UNQUOTED, found := written(file)):
         return found
     has = "ends with a line break" if re.fullmatch(UNQUOTED, found.strip()) else "is empty, or has other characters"
     raise Mistake(
@@ -85,10 +98,10 @@ def main(arguments: list[str]) -> int:
     try:
         settings = read(Settings, os.environ)
         secrets = Secrets({name: password(folder / name) for name in ROLES})
-        secrets["erlang-cookie"] = (folder / "erlang-cookie").read_text().strip()
+        secrets["erlang-cookie"] = written(folder / "erlang-cookie").strip()
         # Beside it, where the component keda mounts its own.
         if (file := folder.with_name(f"{folder.name}-keda") / "password").exists():
-            secrets[KEDA] = file.read_text().strip()
+            secrets[KEDA] = written(file, "warren-keda").strip()
     except (Mistake, OSError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)  # noqa: T201

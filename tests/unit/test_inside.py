@@ -231,6 +231,27 @@ def test_a_password_that_no_address_takes_is_a_line_in_the_pods_log(
     assert not (tmp_path / "definitions.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("secrets/producer", "producer of the Secret warren"),
+        ("secrets/erlang-cookie", "erlang-cookie of the Secret warren"),
+        ("secrets-keda/password", "password of the Secret warren-keda"),
+    ],
+)
+def test_a_password_that_is_no_text_is_a_line_in_the_pods_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str, said: str
+) -> None:
+    for folder, names in {"secrets": (*NAMES, "erlang-cookie"), "secrets-keda": ("password",)}.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_text("secret")
+    (tmp_path / key).write_bytes(b"caf\xe9")
+    monkeypatch.setenv("WARREN_SECRETS", str(tmp_path / "secrets"))
+    assert broker.main([str(tmp_path), str(tmp_path)]) == 3
+    assert capsys.readouterr().err.startswith(f"error: {said} is no text (UTF-8); mend it")
+
+
 def test_the_image_has_what_that_needs(tmp_path: Path) -> None:
     for place in IMAGE_SOURCES:
         for file in sources(ROOT / place):

@@ -47,6 +47,12 @@ def test_dry_runs_nothing_that_changes_something(tmp_path: Path, method: str) ->
     assert not (tmp_path / "made").exists()
 
 
+def test_what_is_no_text_is_read_all_the_same() -> None:
+    """A log of somebody's program, for example."""
+    latin = [sys.executable, "-c", "import sys; sys.stdout.buffer.write(b'caf\\xe9')"]
+    assert Runner().read(latin) == "caf\N{REPLACEMENT CHARACTER}"
+
+
 def test_dry_still_reads() -> None:
     assert Runner(dry=True).read([sys.executable, "-c", "print('there')"]) == "there\n"
 

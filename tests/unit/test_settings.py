@@ -271,9 +271,10 @@ def test_combinations(env: Path, environment: dict[str, str], lines: list[str]) 
         assert "WARREN_" in line
 
 
-def test_a_command_whose_quotes_do_not_match_is_a_mistake(env: Path) -> None:
-    assert mistakes(env, {"MONITOR_COMMAND": "logger 'x"}) == [
-        "MONITOR_COMMAND=logger 'x can't be read as a command (No closing quotation); quote it as in a shell"
+@pytest.mark.parametrize("name", ["MONITOR_COMMAND", "WARREN_KUBE_LOAD"])
+def test_a_command_whose_quotes_do_not_match_is_a_mistake(env: Path, name: str) -> None:
+    assert mistakes(env, {name: "logger 'x"}) == [
+        f"{name}=logger 'x can't be read as a command (No closing quotation); quote it as in a shell"
     ]
 
 

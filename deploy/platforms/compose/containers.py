@@ -70,6 +70,8 @@ def last_line(container: str) -> str:
         ["docker", "logs", "--tail", "5", container],
         capture_output=True,
         text=True,
+        # A log may hold anything.
+        errors="replace",
         check=False,
         stdin=subprocess.DEVNULL,
     )
