@@ -52,6 +52,18 @@ def test_what_is_set_of_the_default_pool_leaves_the_others_alone(folder: Path, n
     assert {image["image"] for image in heavy["spec"]["template"]["spec"]["containers"]} == {"warren-app:1"}
 
 
+def test_a_setting_reaches_its_pods_as_it_is(folder: Path) -> None:
+    """Of a value in quotes kustomize would take them away."""
+    command = """"/opt/our alerts/tell" --on "task failed\""""
+    manifests = render(
+        overlay.write(
+            Settings(monitor_command=command, queues=("a", "b")), "warren-app:1", ROOT / "k8s/overlays/dev", {}
+        )
+    )
+    told = {name: value for one in manifests if one["kind"] == "ConfigMap" for name, value in one["data"].items()}
+    assert (told["MONITOR_COMMAND"], told["WARREN_QUEUES"]) == (command, "a,b")
+
+
 def with_options(folder: Path, settings: Settings, *options: str, **content: Any) -> list[Manifest]:
     """What ``settings`` make of an overlay of somebody's own, on dev, with ``options`` and further ``content``."""
     place = folder.parent / "mine"

@@ -50,16 +50,19 @@ def test_images_that_the_settings_name_are_theirs(home: Path) -> None:
 def test_a_setting_goes_into_the_config_map_that_has_it(home: Path) -> None:
     made = written(Settings(queues=("a", "b"), delivery_limit=7, log_level="debug", monitor_keep_days=3))
     assert {one["name"]: one["literals"] for one in made["configMapGenerator"]} == {
-        "warren-tasks": ["WARREN_QUEUES=a,b"],
-        "warren-broker": ["WARREN_DELIVERY_LIMIT=7"],
-        "warren-app": ["WARREN_LOG_LEVEL=debug"],
-        "warren-monitor": ["MONITOR_KEEP_DAYS=3"],
+        "warren-tasks": ['WARREN_QUEUES="a,b"'],
+        "warren-broker": ['WARREN_DELIVERY_LIMIT="7"'],
+        "warren-app": ['WARREN_LOG_LEVEL="debug"'],
+        "warren-monitor": ['MONITOR_KEEP_DAYS="3"'],
     }
     assert {one["behavior"] for one in made["configMapGenerator"]} == {"merge"}
 
 
-def test_a_setting_that_holds_a_password_goes_into_a_secret(home: Path) -> None:
-    backend, webhook = "redis://:hunter2@redis/0", "https://hooks.example/services/T0/B0"
+@pytest.mark.parametrize(
+    "backend", ["redis://:hunter2@redis/0", "redis://redis/0?password=hunter2", "azureblockblob://AccountKey=hunter2=="]
+)
+def test_a_setting_that_holds_a_password_goes_into_a_secret(home: Path, backend: str) -> None:
+    webhook = "https://hooks.example/services/T0/B0"
     made = written(Settings(result_backend=backend, monitor_webhook_url=webhook, log_level="debug"))
     assert made["secretGenerator"] == [
         {
@@ -68,11 +71,11 @@ def test_a_setting_that_holds_a_password_goes_into_a_secret(home: Path) -> None:
         }
     ]
     assert made["configMapGenerator"] == [
-        {"name": "warren-app", "behavior": "merge", "literals": ["WARREN_LOG_LEVEL=debug"]}
+        {"name": "warren-app", "behavior": "merge", "literals": ['WARREN_LOG_LEVEL="debug"']}
     ]
     made = written(Settings(result_backend="redis://redis/0"))
     assert made["secretGenerator"] == []
-    assert made["configMapGenerator"][0]["literals"] == ["CELERY_RESULT_BACKEND=redis://redis/0"]
+    assert made["configMapGenerator"][0]["literals"] == ['CELERY_RESULT_BACKEND="redis://redis/0"']
 
 
 def test_the_longest_task_and_the_brokers_memory_reach_their_pods(home: Path) -> None:
@@ -98,7 +101,7 @@ def test_the_longest_task_and_the_brokers_memory_reach_their_pods(home: Path) ->
 def test_tasks_at_a_time_are_told_to_their_own_workers_only(home: Path) -> None:
     made = written(Settings(worker_concurrency="4", task_time_limit=1000))
     (tasks,) = made["configMapGenerator"]
-    assert tasks["literals"] == ["WARREN_TASK_TIME_LIMIT=1000"]
+    assert tasks["literals"] == ['WARREN_TASK_TIME_LIMIT="1000"']
     own = {"name": "worker", "env": [{"name": "WARREN_WORKER_CONCURRENCY", "value": "4"}]}
     assert patches(made) == {
         "worker": {"template": {"spec": {"terminationGracePeriodSeconds": 1030, "containers": [own]}}}
@@ -119,10 +122,10 @@ def test_a_login_elsewhere_reaches_flower_its_secret_as_one(home: Path) -> None:
     assert (flower["name"], sorted(flower["literals"])) == (
         "warren-flower",
         [
-            "FLOWER_AUTH=.*@example.org",
-            "FLOWER_AUTH_PROVIDER=flower.views.auth.GithubLoginHandler",
-            "FLOWER_OAUTH2_KEY=the-key",
-            "FLOWER_OAUTH2_REDIRECT_URI=https://flower.example.org/login",
+            'FLOWER_AUTH=".*@example.org"',
+            'FLOWER_AUTH_PROVIDER="flower.views.auth.GithubLoginHandler"',
+            'FLOWER_OAUTH2_KEY="the-key"',
+            'FLOWER_OAUTH2_REDIRECT_URI="https://flower.example.org/login"',
         ],
     )
     assert made["secretGenerator"] == [{"name": "flower-oauth", "envs": ["flower-oauth.env"]}]
@@ -160,9 +163,9 @@ def test_a_pool_is_the_workers_under_another_name(home: Path) -> None:
     assert (tasks["name"], sorted(tasks["literals"])) == (
         "warren-tasks",
         [
-            "WARREN_POOLS=heavy",
-            "WARREN_POOL_HEAVY_QUEUES=video,audio",
-            "WARREN_POOL_HEAVY_TIME_LIMIT=600",
+            'WARREN_POOLS="heavy"',
+            'WARREN_POOL_HEAVY_QUEUES="video,audio"',
+            'WARREN_POOL_HEAVY_TIME_LIMIT="600"',
         ],
     )
     pool = json.loads((overlay.FOLDER / "worker-heavy" / "kustomization.yaml").read_text())

@@ -199,11 +199,10 @@ def merged(settings: Settings) -> list[dict[str, Any]]:
     """The settings that are not their defaults, each for the ConfigMap that has it."""
     values = changed(settings, secret=False)
     found: list[dict[str, Any]] = []
-    pools = [f"{name}={value}" for name, value in known_to_all(settings).items()]
     for file in sorted(CONFIG.glob("*.env")):
         names = variables(file)
-        literals = [f"{name}={values[name]}" for name in names if name in values]
-        if literals := literals + (pools if POOLS in names else []):
+        told = {name: values[name] for name in names if name in values}
+        if literals := quoted(told | (known_to_all(settings) if POOLS in names else {})):
             found.append({"name": f"warren-{file.stem}", "behavior": "merge", "literals": literals})
     return found
 
@@ -214,7 +213,7 @@ def variables(file: Path) -> list[str]:
 
 
 def changed(settings: Settings, *, secret: bool) -> dict[str, str]:
-    """The settings of pods that are not their defaults: those that hold a password, or all others.
+    """The settings of pods that are not their defaults: those that may hold a password, or all others.
 
     Whoever may look at a namespace reads its ConfigMaps, and differences show them; Secrets not.
     """
