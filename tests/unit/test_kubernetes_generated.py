@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,20 @@ from tests.unit.conftest import FakeRunner
 PLACE = "kubectl --context dev --namespace warren"
 READ = f"{PLACE} --request-timeout=10s get"
 PART = "app.kubernetes.io/part-of=warren"
-THERE = (
-    "configmap/kube-root-ca.crt\nconfigmap/warren-make-secrets\nconfigmap/warren-tasks-2456789bcd\nconfigmap/warren-app-9tk7mh6662\n"
-    "secret/warren\nsecret/app-env-aeiouaeiou\nsecret/app-env-b6bmm9g5tf\nsecret/app-env-hkmt24567d\n"
-)
+OLD = f"{READ} configmaps,secrets --selector {PART} --output json"
+NAMES = {
+    "ConfigMap": ("kube-root-ca.crt", "warren-make-secrets", "warren-tasks-2456789bcd", "warren-app-9tk7mh6662"),
+    "Secret": ("warren", "app-env-aeiouaeiou", "app-env-b6bmm9g5tf", "app-env-hkmt24567d"),
+}
+
+
+def there(age: timedelta = timedelta(hours=1)) -> str:
+    """All of them, made that long ago."""
+    time = (datetime.now(UTC) - age).strftime("%Y-%m-%dT%H:%M:%SZ")
+    found = [(kind, name) for kind, names in NAMES.items() for name in names]
+    return json.dumps(
+        {"items": [{"kind": kind, "metadata": {"name": name, "creationTimestamp": time}} for kind, name in found]}
+    )
 
 
 def using(kind: str, *names: str) -> dict[str, Any]:
@@ -31,7 +42,7 @@ def using(kind: str, *names: str) -> dict[str, Any]:
 
 def made(answers: dict[str, Any] | None = None, *, dry: bool = False) -> tuple[Kubectl, FakeRunner]:
     usual = {
-        f"{READ} configmaps,secrets --selector {PART} --output name": THERE,
+        OLD: there(),
         # An earlier one is kept for as long as one can go back to it.
         f"{READ} pods,deployments,replicasets,": json.dumps(
             {"items": [using("Deployment", "warren-tasks-2456789bcd"), using("ReplicaSet", "app-env-b6bmm9g5tf")]}
@@ -51,6 +62,17 @@ def test_what_nothing_names_is_deleted(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == "dev/warren: deleted what nothing uses any more: secret/app-env-hkmt24567d\n"
 
 
+def test_what_is_fresh_may_be_of_somebody_who_has_not_applied_yet_what_names_it() -> None:
+    kubectl, runner = made({OLD: there(timedelta(minutes=9))})
+    generated.sweep(kubectl, "overlay")
+    assert runner.ran == []
+    # Where the stack ends nothing is to use it.
+    generated.sweep(kubectl)
+    assert runner.ran == [
+        f"{PLACE} delete configmap/warren-app-9tk7mh6662 secret/app-env-hkmt24567d --ignore-not-found"
+    ]
+
+
 def test_after_the_end_of_the_stack_nothing_is_applied() -> None:
     kubectl, runner = made()
     generated.sweep(kubectl)
@@ -59,11 +81,9 @@ def test_after_the_end_of_the_stack_nothing_is_applied() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "asked", [f"configmaps,secrets --selector {PART} --output name", "pods,deployments,replicasets,"]
-)
+@pytest.mark.parametrize("asked", [OLD, f"{READ} pods,deployments,replicasets,"])
 def test_who_may_not_look_does_without(asked: str) -> None:
-    kubectl, runner = made({f"{READ} {asked}": WarrenError("forbidden", ExitCode.FAILED)})
+    kubectl, runner = made({asked: WarrenError("forbidden", ExitCode.FAILED)})
     generated.sweep(kubectl, "overlay")
     assert runner.ran == []
 
