@@ -156,7 +156,7 @@ def events(
         with suppress(KeyboardInterrupt) if follow else nullcontext():
             last = past(url, wanted, begin, TAIL if tail is None and not (begin or end or id_) else tail)
             if follow:
-                coming(url, wanted, (begin or "first") if last is None else last + 1)
+                coming(lambda: s.broker_url("ops"), wanted, (begin or "first") if last is None else last + 1)
     except Unavailable as error:
         raise as_known(s, error) from error
 
@@ -232,20 +232,23 @@ def log_end(url: str) -> int | None:
         return log.end()
 
 
-def coming(url: str, wanted: Wanted, start: Start) -> None:
-    """Tells what comes, for ever. A broker that goes away is waited for, and nothing of what it logged is left out."""
+def coming(address: Callable[[], str], wanted: Wanted, start: Start) -> None:
+    """Tells what comes, for ever. A broker that goes away is waited for, and nothing of what it logged is left out.
+
+    ``address`` says where it is now: where it comes back as another pod, another port of this host leads to it.
+    """
     away = False
     while True:
         try:
-            for entry in read(url, start):
+            for entry in read(address(), start):
                 if away:
                     note("the log is there again")
                     away = False
                 start = entry.offset + 1
                 for line in wanted.lines(entry):
                     say(line)
-        except Unavailable as error:
-            if error.lasting:
+        except (Unavailable, WarrenError) as error:
+            if isinstance(error, Unavailable) and error.lasting:
                 raise
             if not away:
                 note(f"{error}; waiting for it")

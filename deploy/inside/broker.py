@@ -55,8 +55,8 @@ def write(settings: Settings, secrets: Secrets, nodes: int, config: Path, data: 
     private(data / ".erlang.cookie", secrets["erlang-cookie"])
 
 
-def written(file: Path, secret: str = "warren") -> str:
-    """What a key of the Secret ``secret`` holds.
+def written(file: Path, of: str = "warren") -> str:
+    """What a key of the Secret ``of`` holds.
 
     Raises:
         Mistake: it is no text.
@@ -64,7 +64,7 @@ def written(file: Path, secret: str = "warren") -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        line = f"{file.name} of the Secret {secret} is no text (UTF-8); mend it, then delete the pods of the stack"
+        line = f"{file.name} of the Secret {of} is no text (UTF-8); mend it, then delete the pods of the stack"
         raise Mistake([line]) from None
 
 

@@ -291,6 +291,33 @@ def test_a_broker_that_goes_away_is_waited_for_and_nothing_is_left_out_or_told_t
     assert log.asked[1:] == [("read", 1), ("read", 2), ("read", 2)]
 
 
+def test_a_broker_that_comes_back_elsewhere_is_found_there(
+    log: FakeLog, session: Session, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cluster: the way to it ends with its pod, and leads to the next one as soon as that is there."""
+    log.coming = [Unavailable("no broker at x"), task("b", 1)]
+    found: list[Any] = [WarrenError("no pod of it is there", ExitCode.BROKER), "amqp://elsewhere"]
+    asked: list[str] = []
+
+    def address(role: str) -> str:
+        assert role == "ops"
+        # The first two: of what there is, and of what comes.
+        one = URL if len(asked) < 2 else found.pop(0)
+        asked.append(str(one))
+        if isinstance(one, WarrenError):
+            raise one
+        return str(one)
+
+    def read(url: str, start: Any) -> Iterator[Entry]:
+        assert url == asked[-1]
+        return log.read(URL, start)
+
+    monkeypatch.setattr(session, "broker_url", address)
+    monkeypatch.setattr(module, "read", read)
+    assert len(told(session, capsys, follow=True)) == 4
+    assert asked == [URL, URL, "no pod of it is there", "amqp://elsewhere"]
+
+
 def test_what_waiting_does_not_help_ends_it(log: FakeLog, session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     log.coming = [Unavailable("the broker refuses the password: correct it in CELERY_BROKER_URL", lasting=True)]
     with pytest.raises(WarrenError) as caught:

@@ -24,6 +24,7 @@ from deploy.commands.watch.frame import bars, frame, natural, rate
 from deploy.commands.watch.snapshot import Gatherer, Totals
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
+from deploy.platforms.base import Endpoints
 from deploy.secrets import Secrets
 from deploy.session import Session
 from tests.support.monitor_api import FakeMonitor, serving
@@ -311,17 +312,36 @@ def test_one_frame_without_a_monitor_is_exit_code_10(
 
 # --- on a terminal
 
+
+def test_the_ways_to_the_stack_are_opened_before_the_thread_begins(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[Any] = []
+
+    class Ways(Endpoints):
+        def soon(self, *services: str) -> None:
+            did.append(services)
+
+    session.__dict__["endpoints"] = Ways("127.0.0.1", 1, 2, 3, 4, 5)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(command, "live", lambda _: did.append("live"))
+    command.watch(session, 1, once=False, as_json=False)
+    assert did == [("rabbitmq", "monitor"), "live"]
+
+
 PROGRAM = """
 import sys
 from deploy.commands.watch import command
 from deploy.commands.watch.snapshot import Gatherer
 from deploy.menu import with_exit_codes
+from deploy.platforms.base import Endpoints
 from deploy.session import Session
 import json
 pictures = json.loads(sys.argv[1])
 Gatherer.snapshot = lambda self: dict(pictures.pop(0) if len(pictures) > 1 else pictures[0])
 session = Session(None)
-session.__dict__.update(endpoints=None, secrets=None)
+session.__dict__.update(endpoints=Endpoints("127.0.0.1", 1, 2, 3, 4, 5), secrets=None)
 with_exit_codes(lambda: command.watch(session, 0.2, False, False))
 """
 

@@ -46,8 +46,10 @@ def watch(s: Session, interval: float, once: bool, as_json: bool) -> None:
     if as_json or once or not sys.stdout.isatty() or not sys.stdin.isatty():
         one(gatherer.snapshot(), as_json)
         return
-    # Before the screen changes: what is wrong with the settings is told where it stays.
-    s.endpoints, s.secrets  # noqa: B018
+    # Before the screen changes: what is wrong with the settings is told where it stays. And before the thread begins: with
+    # another thread than this one as its parent, what leads into a cluster might outlive the command.
+    s.endpoints.soon("rabbitmq", "monitor")
+    _ = s.secrets
     live(Pictures(gatherer, interval))
 
 
@@ -129,7 +131,9 @@ def keyboard() -> Iterator[None]:
         tty.setcbreak(descriptor)
         yield
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        # One that is gone needs nothing.
+        with suppress(termios.error):
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
         signal.signal(signal.SIGTERM, ending)
 
 

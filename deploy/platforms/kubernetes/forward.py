@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from typing import Any
 
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.base import WHAT, Endpoints
@@ -32,6 +33,10 @@ PATIENCE = 30
 
 # Seconds that kubectl waits for a pod where there is none. One that is there and does not run yet is an error at once.
 POD_PATIENCE = 1
+
+# Seconds for which a service that could not be reached is not tried again. A command may ask several times, and is told the
+# same; one that goes on looking hears of a pod that has come.
+AGAIN = 2
 
 # What commands reach, by service.
 PORTS = {"rabbitmq": (5672, 15672, 15692), "monitor": (5556,), "flower": (5555,)}
@@ -174,22 +179,29 @@ class Forwarded(Endpoints):
 
 
 class Forward:
-    """A kubectl that leads free ports of this host to ``ports`` of ``service``, from now until this process ends."""
+    """A kubectl that leads free ports of this host to ``ports`` of ``service``, from now until this process ends.
+
+    It ends with the pod that it leads to. Whoever asks for the ports then is led to the one that came in its place.
+    """
 
     def __init__(self, kubectl: Kubectl, service: str, ports: tuple[int, ...]) -> None:
         self.kubectl = kubectl
         self.service = service
         self.number = len(ports)
-        command = kubectl.command(
+        self.command = kubectl.command(
             *("port-forward", "--address", "127.0.0.1", f"--pod-running-timeout={POD_PATIENCE}s"),
             *(f"service/{service}", *(f":{port}" for port in ports)),
         )
-        kubectl.runner.show(" ".join(command))
+        self.begin()
+
+    def begin(self) -> None:
+        self.kubectl.runner.show(" ".join(self.command))
+        end_in_order()
         # A file, not a pipe: kubectl writes a line for each connection, and would stop where nobody reads them.
         self.said = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as kubectl runs
         try:
             self.process = subprocess.Popen(
-                command,
+                self.command,
                 env={**QUICK, **os.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=self.said,
@@ -202,6 +214,15 @@ class Forward:
             raise not_installed() from error
         atexit.register(self.process.kill)
         self.until = time.monotonic() + PATIENCE
+        self.opened = False
+        self.failed: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, and it is time for another one."""
+        if self.process.poll() is None:
+            return False
+        return self.opened or (self.failed is not None and time.monotonic() >= self.failed + AGAIN)
 
     def ports(self, code: ExitCode) -> dict[int, int]:
         """The ports of this host, by those that they lead to; waits until they are open.
@@ -209,14 +230,20 @@ class Forward:
         Raises:
             WarrenError: no pod of the service can be reached (``code``).
         """
+        if self.over:
+            atexit.unregister(self.process.kill)
+            self.said.close()
+            self.begin()
         while True:
             ended = self.process.poll() is not None or time.monotonic() > self.until
             text = os.pread(self.said.fileno(), 65536, 0).decode(errors="replace")
             found = {int(to): int(here) for here, to in re.findall(r"127\.0\.0\.1:(\d+) -> (\d+)", text)}
             if len(found) == self.number:
+                self.opened = True
                 return found
             if ended:
                 self.process.kill()
+                self.failed = self.failed or time.monotonic()
                 last = [line for line in text.splitlines() if line.strip()][-1:] or ["it does not answer"]
                 why = re.sub(r"^error: ", "", last[0])
                 why = "no pod of it is there" if "timed out waiting for the condition" in why else why
@@ -229,6 +256,21 @@ class Forward:
                     code,
                 )
             time.sleep(0.01)
+
+
+def end_in_order() -> None:
+    """Python's own end closes the forwards; a signal that ends it otherwise, as of a terminal that is closed, becomes one.
+
+    Where it is ignored (nohup), or somebody handles it, that is as it was. Only a main thread may say so: it opens the first.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, leave)
+
+
+def leave(number: int, _: Any) -> None:
+    raise SystemExit(128 + number)
 
 
 def end_with_parent() -> Callable[[], None] | None:
