@@ -79,6 +79,10 @@ def one(file: Path) -> str:
         raise WarrenError(
             f"the secret {file} can't be used: {error.strerror}; check who owns it", ExitCode.SETTINGS
         ) from error
+    except UnicodeDecodeError as error:
+        raise WarrenError(
+            f"the secret {file} is no text; write the password into it, or delete it for a new one", ExitCode.SETTINGS
+        ) from error
     if not value:
         raise WarrenError(
             f"the secret {file} is empty; write the password into it, or delete it for a new one", ExitCode.SETTINGS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import ROOT
+from deploy.platforms.compose.image import Image
 from deploy.platforms.local import broker, package, platform, programs, supervisor, told
 from deploy.platforms.local.addresses import Ports
+from deploy.platforms.local.install import requirements
 from deploy.platforms.local.programs import Program
 from deploy.run import Runner
 from deploy.secrets import NAMES, Secrets
@@ -130,6 +133,31 @@ def test_the_code_of_a_foreign_project_counts_and_its_virtual_environment_does_n
     assert all_programs(settings)["worker-1"].digest == before
     (tmp_path / "shop.py").touch()
     assert all_programs(settings)["worker-1"].digest != before
+
+
+def test_what_else_lies_beside_the_code_of_a_foreign_project_disturbs_nothing(tmp_path: Path) -> None:
+    settings = Settings(celery_app="shop", app_context=str(tmp_path))
+    before = programs.code_digest(settings)
+    # As Emacs marks a file that somebody edits.
+    (tmp_path / ".#shop.py").symlink_to("me@host.1234")
+    assert programs.code_digest(settings) == before
+    # A name that is no text.
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.py")).touch()
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert programs.code_digest(settings) != before
+    assert Image(settings, Runner()).digest()
+
+
+def test_what_a_foreign_project_asks_for_may_be_written_in_anything(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(b"# caf\xe9\n")
+    with pytest.raises(WarrenError, match=r"pyproject\.toml can't be read: ") as caught:
+        requirements(tmp_path)
+    assert caught.value.code is ExitCode.SETTINGS
+    # pip takes it.
+    (tmp_path / "requirements.txt").write_bytes(b"celery  # caf\xe9\n")
+    assert requirements(tmp_path) == ("celery  # caf\\xe9\n", ["--requirement", str(tmp_path / "requirements.txt")])
 
 
 def test_the_brokers_environment_names_every_place_of_the_systems_instance() -> None:

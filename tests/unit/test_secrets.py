@@ -92,6 +92,13 @@ def test_one_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     assert caught.value.code is ExitCode.SETTINGS
 
 
+def test_one_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "worker").write_bytes(b"caf\xe9")
+    with pytest.raises(WarrenError, match=r"^the secret .*worker is no text; write the password into it") as caught:
+        load(tmp_path)
+    assert caught.value.code is ExitCode.SETTINGS
+
+
 def test_processes_that_start_together_agree(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from deploy.secrets import load; sys.stdin.read(); "

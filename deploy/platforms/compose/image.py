@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -47,7 +48,8 @@ class Image:
         digest = hashlib.sha256(self.settings.python_image.encode())
         for place in (ROOT / one for one in places):
             for file in sources(place):
-                digest.update(f"{file.relative_to(place.parent)}\0".encode())
+                # A name is bytes, which may be no text.
+                digest.update(os.fsencode(file.relative_to(place.parent)) + b"\0")
                 digest.update(file.read_bytes())
         return digest.hexdigest()[:12]
 

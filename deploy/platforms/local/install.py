@@ -26,14 +26,15 @@ def requirements(project: Path) -> tuple[str, list[str]]:
     """What ``project`` asks for, and pip's arguments to install that; empty where it asks for nothing."""
     listed = project / "requirements.txt"
     if listed.exists():
-        return listed.read_text(), ["--requirement", str(listed)]
+        # pip reads it, whatever it is written in; here it only tells whether it changed.
+        return listed.read_text(errors="backslashreplace"), ["--requirement", str(listed)]
     described = project / "pyproject.toml"
     if not described.exists():
         return "", []
-    text = described.read_text()
     try:
+        text = described.read_text(encoding="utf-8")
         about = tomllib.loads(text).get("project", {})
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise WarrenError(f"{described} can't be read: {error}", ExitCode.SETTINGS) from error
     if "dependencies" in about.get("dynamic", []):
         # Only its build system knows them.

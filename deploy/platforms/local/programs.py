@@ -129,7 +129,10 @@ def sources(place: Path, kinds: tuple[str, ...] = (".py",)) -> Iterator[Path]:
             for name in names
             if not name.startswith(".") and name not in SKIPPED and not Path(folder, name, "pyvenv.cfg").exists()
         )
-        yield from (Path(folder, name) for name in sorted(files) if name.endswith(kinds))
+        # Editors keep links that lead nowhere beside the files that are open.
+        yield from (
+            Path(folder, name) for name in sorted(files) if name.endswith(kinds) and Path(folder, name).is_file()
+        )
 
 
 def code_digest(settings: Settings) -> str:
@@ -138,7 +141,8 @@ def code_digest(settings: Settings) -> str:
     places = {ROOT / "app": (".py", *PAGE), **({context(settings): (".py",)} if settings.foreign_app else {})}
     for place, kinds in places.items():
         for file in sources(place, kinds):
-            digest.update(f"{file.relative_to(place)}\0".encode())
+            # A name is bytes, which may be no text.
+            digest.update(os.fsencode(file.relative_to(place)) + b"\0")
             digest.update(file.read_bytes())
     return digest.hexdigest()
 
