@@ -137,6 +137,27 @@ def test_tls_is_spoken_from_the_pod_on(
     assert said_back(way.port("amqp"), b"secret") == b"hello secret"
 
 
+def test_where_a_pod_is_replaced_the_next_connection_goes_through_the_one_in_its_place(
+    home: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = [items(told(name, "monitor")) for name in ("monitor-a", "monitor-b")]
+    platform, _ = made({f"{READ} get pods": there})
+    way = relay(platform.kubectl)
+    assert way is not None and way.pod == "monitor-a"
+    program = [sys.executable, "-I", str(PROGRAM)]
+    gone = [sys.executable, "-c", "raise SystemExit('no such pod')"]
+    monkeypatch.setattr(
+        way, "command", lambda what, *how: [*program, what, *how] if how or way.pod == "monitor-b" else gone
+    )
+    variables(monkeypatch, port=str(broker(None)))
+    port = way.port("amqp")
+    with contextlib.suppress(ConnectionError):
+        assert said_back(port, b"lost") == b""
+    way.carriers[0].wait(PATIENCE)
+    assert said_back(port, b"again") == b"hello again"
+    way.close()
+
+
 def test_where_the_pod_does_not_reach_it_that_is_said(way: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
     number = free_port()
     variables(monkeypatch, port=str(number))

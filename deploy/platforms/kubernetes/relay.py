@@ -6,6 +6,7 @@ import atexit
 import socket
 import subprocess
 import threading
+from contextlib import suppress
 from typing import Any
 
 from deploy.errors import ExitCode, WarrenError
@@ -32,16 +33,19 @@ PODS = ("monitor", "flower", "worker")
 
 
 class Relay:
-    """Free ports of this host, each connection to which a process in ``pod`` carries on to the broker."""
+    """Free ports of this host, each connection to which a process in ``pod``, or the one after it, carries on to the broker."""
 
     def __init__(self, kubectl: Kubectl, pod: dict[str, Any]) -> None:
         self.kubectl = kubectl
-        self.pod = str(pod["metadata"]["name"])
-        self.container = kind(pods.service(pod))
+        self.go_through(pod)
         self.listening: dict[str, socket.socket] = {}
         self.addresses: dict[str, str] = {}
         self.carriers: list[subprocess.Popen[bytes]] = []
         atexit.register(self.close)
+
+    def go_through(self, pod: dict[str, Any]) -> None:
+        self.pod = str(pod["metadata"]["name"])
+        self.container = kind(pods.service(pod))
 
     def port(self, what: str) -> int:
         """The port that leads to the broker's ``amqp`` or ``api`` (its management API).
@@ -94,6 +98,7 @@ class Relay:
             except OSError:
                 return
             with connection:
+                self.look_again()
                 # The socket is what kubectl reads and writes itself.
                 self.carriers.append(
                     subprocess.Popen(
@@ -105,8 +110,16 @@ class Relay:
                         start_new_session=True,
                     )
                 )
-            # Those that have ended are forgotten by being asked.
-            self.carriers = [one for one in self.carriers if one.poll() is None]
+
+    def look_again(self) -> None:
+        """Forgets the carriers that have ended. Where one failed, its pod may be no more: the next goes through one that is."""
+        ended = [one for one in self.carriers if one.poll() is not None]
+        self.carriers = [one for one in self.carriers if one not in ended]
+        if any(one.returncode for one in ended):
+            # A cluster that does not answer now is asked again after the next failure.
+            with suppress(WarrenError):
+                if found := through(self.kubectl):
+                    self.go_through(found)
 
     def command(self, what: str, *how: str) -> list[str]:
         given = self.kubectl.command(
@@ -124,11 +137,17 @@ class Relay:
 
 def relay(kubectl: Kubectl) -> Relay | None:
     """The way to a broker that others run; None where no pod that runs was told of one."""
+    found = through(kubectl)
+    return Relay(kubectl, found) if found else None
+
+
+def through(kubectl: Kubectl) -> dict[str, Any] | None:
+    """The pod that is likeliest to reach it."""
     found = [pod for pod in kubectl.list("pods") if knows(pod) and runs(pod)]
     order = {service: place for place, service in enumerate(PODS)}
     # One that is ready may still reach what the others don't.
     found.sort(key=lambda pod: (not pods.ready(pod), order[kind(pods.service(pod))]))
-    return Relay(kubectl, found[0]) if found else None
+    return found[0] if found else None
 
 
 def knows(pod: dict[str, Any]) -> bool:
