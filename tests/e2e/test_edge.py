@@ -18,13 +18,14 @@ import pytest
 from playwright.sync_api import Browser
 
 from deploy.platforms.compose.edge import CLOSED
-from deploy.ports import FIELDS, any_free
+from deploy.ports import FIELDS
 from deploy.settings import Settings
 from tests.support import containers
 from tests.support.browser import chromium
 from tests.support.checkout import Checkout
 from tests.support.edge import PATIENCE, Edge, Looks, refused
 from tests.support.eventually import eventually
+from tests.support.ports import free_port
 
 # Elsewhere there is none: tests/unit/test_edge.py has how it is refused.
 pytestmark = pytest.mark.parametrize("platform", ["compose"], indirect=True, scope="session")
@@ -34,8 +35,7 @@ pytestmark = pytest.mark.parametrize("platform", ["compose"], indirect=True, sco
 def edge(stack: Checkout) -> Iterator[Edge]:
     if why := containers.lacking(Settings().caddy_image, "WARREN_CADDY_IMAGE"):
         pytest.skip(why)
-    ports = [any_free("127.0.0.1", set())]
-    ports.append(any_free("127.0.0.1", set(ports)))
+    ports = [free_port("0.0.0.0"), free_port("0.0.0.0")]
     stack.set(
         # Of both, only the edge's is to hold.
         WARREN_BIND="0.0.0.0",
@@ -229,16 +229,16 @@ def test_flowers_pages(edge: Edge, flower: Looks) -> None:
     assert "Online" in flower.shows("#workers-table tbody tr", node, "Online")
     flower.picture("flower-workers")
 
-    flower.page.get_by_role("link", name="Tasks", exact=True).click()
+    flower.follow("Tasks")
     assert "FAILURE" in flower.shows("#tasks-table tbody tr", failed, "app.tasks.fail")
     flower.picture("flower-tasks")
 
-    flower.page.get_by_role("link", name=failed).click()
+    flower.follow(failed)
     assert "no stamps left" in flower.shows(".detail-row", "Traceback", "RuntimeError")
     assert flower.page.locator(".task-uuid-value code").inner_text() == failed
     flower.picture("flower-task")
 
-    flower.page.get_by_role("link", name="Broker", exact=True).click()
+    flower.follow("Broker")
     # Flower gives the broker a second or two to answer, and shows an empty table where it takes longer.
     rows = flower.page.locator("#queue-table tbody tr", has_text="default")
     flower.reloads_until(lambda: rows.count() > 0, "Flower shows the broker's queues")

@@ -90,11 +90,11 @@ def test_its_tasks_run_with_its_packages_routes_and_variables(shop: Checkout) ->
     )
     queues = {queue["queue"]: queue for queue in shop.json("queues")}
     assert queues["mail"]["type"] == "quorum"
-    eventually(lambda: "Status: SUCCESS[shop.orders.title] ID" in shop.invoke("logs", "monitor").stdout, 30)
+    eventually(lambda: "Status: SUCCESS[shop.orders.title] ID" in shop.invoke("logs", "monitor").stdout, 60)
     # So do its handlers.
     task = shop.invoke("call", "broken").stdout.strip()
     told = f"told of {task} Value Error('No Rabbits') of its own"
-    eventually(lambda: told in shop.invoke("logs", "monitor").stdout, 30, lambda: shop.invoke("logs", "monitor").stdout)
+    eventually(lambda: told in shop.invoke("logs", "monitor").stdout, 60, lambda: shop.invoke("logs", "monitor").stdout)
 
 
 def test_handlers_that_cannot_be_imported_are_said_in_one_line(shop: Checkout) -> None:

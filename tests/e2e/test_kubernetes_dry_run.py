@@ -17,6 +17,7 @@ import yaml
 
 from deploy.paths import ROOT
 from tests.support.cluster import Cluster, named
+from tests.support.eventually import eventually
 from tests.support.manifests import OVERLAYS, Manifest, different
 
 
@@ -45,7 +46,8 @@ def apply(cluster: Cluster, manifests: list[Manifest], *options: str) -> subproc
 
 def kinds(cluster: Cluster) -> set[str]:
     """Those that this cluster knows, as "group/Kind"."""
-    listed = cluster.kubectl("api-resources", "--no-headers").stdout.splitlines()
+    # It fails while one of them, which other programs serve, is away.
+    listed = eventually(lambda: cluster.kubectl("api-resources", "--no-headers"), 120).stdout.splitlines()
     return {f"{line.split()[-3].rpartition('/')[0]}/{line.split()[-1]}" for line in listed}
 
 

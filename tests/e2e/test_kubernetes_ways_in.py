@@ -19,7 +19,7 @@ import pytest
 
 from deploy.paths import ROOT
 from tests.support.browser import chromium
-from tests.support.cluster import Cluster, named
+from tests.support.cluster import Cluster, named, reaches
 from tests.support.edge import Looks
 from tests.support.eventually import eventually
 from tests.support.ingress import Authority, Ingress, addresses
@@ -149,7 +149,7 @@ def test_flower_in_a_browser_terminates_what_runs(stack: Stack) -> None:
         eventually(lambda: state_of(ingress, task) == "STARTED", LONG, "Flower knows that it runs")
         assert looks.go("/tasks").status == 200
         looks.shows("#tasks-table tbody tr", task, "STARTED")
-        looks.page.get_by_role("link", name=task).click()
+        looks.follow(task)
         with looks.page.expect_response(f"**/api/task/revoke/{task}") as answered:
             looks.page.get_by_role("button", name="Terminate").click()
         assert answered.value.status == 200
@@ -168,14 +168,13 @@ def test_a_producer_of_another_namespace_comes_in_by_tls_once_its_namespace_may(
     awaited(shop, "wait", "--for=condition=Ready", "pod/web")
     host = f"rabbitmq.{stack.cluster.namespace}"
 
-    def reaches(port: int) -> bool:
-        code = f"import socket; socket.create_connection(({host!r}, {port}), 3)"
-        return not shop.kubectl("exec", "web", "--", "python3", "-c", code, check=False).returncode
+    def reached(port: int) -> bool:
+        return reaches(shop, "web", host, port)
 
-    assert not reaches(5671) and not reaches(5672)
+    assert not reached(5671) and not reached(5672)
     shop.kubectl("label", "namespace", shop.namespace, "warren/producers=true")
-    eventually(lambda: reaches(5671), 60, "the policy lets it in")
-    assert not reaches(15672)
+    eventually(lambda: reached(5671), 60, "the policy lets it in")
+    assert not reached(15672)
     (application,) = (one for one in blocks("topology.md") if "no_declare" in one)
     (tls,) = blocks("kubernetes-options.md")
     code = "\n".join(

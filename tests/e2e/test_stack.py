@@ -108,7 +108,7 @@ def test_a_failing_task_is_exit_code_1_with_its_traceback(stack: Checkout) -> No
 
 def test_result_is_known_to_another_process(stack: Checkout) -> None:
     task = stack.invoke("call", "add", "4", "5").stdout.strip()
-    answer = eventually(lambda: (one := stack.json("result", task))["state"] == "SUCCESS" and one, 30)
+    answer = eventually(lambda: (one := stack.json("result", task))["state"] == "SUCCESS" and one, 60)
     assert answer["result"] == "9"
 
 
@@ -126,11 +126,15 @@ def test_a_failed_task_is_known_with_its_traceback_and_its_worker(stack: Checkou
     # Its sender may tell of it after the worker did.
     assert {step["state"] for step in task["steps"]} == {"PENDING", "RECEIVED", "STARTED", "FAILURE"}
     assert task["steps"][-1]["state"] == "FAILURE"
-    shown = stack.invoke("task", task["id"])
     # By the monitor, not for want of it from the event log.
-    assert shown.stderr == ""
+    shown = told_by_the_monitor(stack, task["id"])
     for text in ("app.tasks.fail  FAILURE", task["worker"], "Traceback (most recent call last):", "'on purpose'"):
         assert text in shown.stdout
+
+
+def told_by_the_monitor(stack: Checkout, task: str) -> subprocess.CompletedProcess[str]:
+    """What `invoke task` prints when the monitor answers in time, which it may not on a busy host."""
+    return eventually(lambda: (one := stack.invoke("task", task)).stderr == "" and one, 60, "the monitor tells of it")
 
 
 def test_history_finds_it_and_events_tell_it(stack: Checkout) -> None:
@@ -160,7 +164,7 @@ def test_events_are_followed_until_ctrl_c(stack: Checkout) -> None:
             ready, _, _ = select.select([following.stdout], [], [], 1)
             return following.stdout.readline() if ready else ""
 
-        assert "SUCCESS[app.tasks.add]" in eventually(told, 30)
+        assert "SUCCESS[app.tasks.add]" in eventually(told, 60)
     finally:
         os.killpg(following.pid, signal.SIGINT)
         following.communicate(timeout=30)
@@ -169,14 +173,15 @@ def test_events_are_followed_until_ctrl_c(stack: Checkout) -> None:
 
 def test_watch_shows_workers_queues_and_failures(stack: Checkout) -> None:
     task = failed_task(stack)
-    found = stack.json("watch")
-    assert found["monitor"] == {"behind": None, "error": None}
+    right = {"behind": None, "error": None}
+    found = eventually(lambda: (one := stack.json("watch"))["monitor"] == right and one, 60, "the monitor answers")
     known = {one["node"] for one in (*stack.workers(), *stack.workers(HEAVY))}
     assert {one["name"] for one in found["workers"] if one["alive"]} == known
     assert "default" in {queue["queue"] for queue in found["queues"]}
     assert found["failures"][0]["id"] == task["id"]
-    frame = stack.invoke("watch", "--once").stdout
-    assert "monitor up to date" in frame
+    frame = eventually(
+        lambda: "monitor up to date" in (one := stack.invoke("watch", "--once").stdout) and one, 60, "it answers"
+    )
     assert task["id"] in frame
 
 
@@ -214,15 +219,15 @@ def test_the_monitor_told_of_it(stack: Checkout) -> None:
     def told() -> bool:
         return re.search(r"Status: SUCCESS\[app\.tasks\.add\] ID ", stack.invoke("logs", "monitor").stdout) is not None
 
-    eventually(told, 30, "the monitor's line")
+    eventually(told, 60, "the monitor's line")
 
 
 def test_revoke_ends_a_running_task(stack: Checkout) -> None:
     task = stack.invoke("call", "sleep", "600").stdout.strip()
-    eventually(lambda: stack.json("result", task)["state"] == "STARTED", 30)
+    eventually(lambda: stack.json("result", task)["state"] == "STARTED", 60)
     done = stack.invoke("revoke", task, "--terminate")
     assert re.fullmatch(rf"{task}: ran on \S+, ended with SIGTERM\n", done.stdout)
-    eventually(lambda: stack.json("result", task)["state"] == "REVOKED", 30)
+    eventually(lambda: stack.json("result", task)["state"] == "REVOKED", 60)
 
 
 def test_a_revoke_holds_with_no_worker_up(stack: Checkout, producer: Celery) -> None:
@@ -234,7 +239,7 @@ def test_a_revoke_holds_with_no_worker_up(stack: Checkout, producer: Celery) -> 
     said = stack.invoke("revoke", revoked).stdout
     assert said.startswith(f"{revoked}: waiting in queue default")
     assert said.endswith(": it will be discarded\n")
-    eventually(lambda: stack.json("history", "--name", "app.tasks.fail", "--state", "PENDING")["tasks"], 30)
+    eventually(lambda: stack.json("history", "--name", "app.tasks.fail", "--state", "PENDING")["tasks"], 60)
     asked = stack.invoke("revoke", "--name", "app.tasks.fail", check=False)
     assert asked.returncode == ExitCode.REFUSED
     assert by_name in asked.stdout
@@ -243,23 +248,33 @@ def test_a_revoke_holds_with_no_worker_up(stack: Checkout, producer: Celery) -> 
     assert [one["id"] for one in stack.json("revoked", "--limit", "2")["revoked"]] == [by_name, revoked]
     stack.invoke("scale-workers", "1")
     for task, state in ((runs, "SUCCESS"), (revoked, "REVOKED"), (by_name, "REVOKED")):
-        eventually(lambda task=task, state=state: stack.json("result", task)["state"] == state, 30)  # type: ignore[misc]
+        eventually(lambda task=task, state=state: stack.json("result", task)["state"] == state, 60)  # type: ignore[misc]
     assert f"{revoked}: had ended before: revoked" in stack.invoke("revoke", revoked).stdout
 
 
 def test_four_workers(stack: Checkout) -> None:
     stack.invoke("scale-workers", "4")
     assert [one["ready"] for one in stack.workers()] == [True] * 4
-    assert len(stack.json("ping")["pong"]) == 4 + len(stack.workers(HEAVY))
+    # Workers have a second to answer, which a busy host may not give them.
+    eventually(lambda: len(stack.json("ping")["pong"]) == 4 + len(stack.workers(HEAVY)), 60, "all of them answer")
 
 
 def test_scaling_down_keeps_the_busy_one(stack: Checkout) -> None:
-    task = stack.invoke("call", "sleep", "8").stdout.strip()
-    worker = eventually(lambda: (one := stack.json("result", task))["state"] == "STARTED" and one, 30)["worker"]
+    task = stack.invoke("call", "sleep", "250").stdout.strip()
+    worker = eventually(lambda: (one := stack.json("result", task))["state"] == "STARTED" and one, 60)["worker"]
     stack.invoke("scale-workers", "1")
     (left,) = stack.workers()
     assert left["node"] == worker
-    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
+    ends_undisturbed(stack, task)
+
+
+def ends_undisturbed(stack: Checkout, task: str) -> None:
+    """Ends ``task``, which still runs."""
+    assert stack.json("result", task)["state"] == "STARTED"
+    stack.invoke("revoke", task, "--terminate")
+    eventually(lambda: stack.json("result", task)["state"] == "REVOKED", 60)
+    kinds = [event["type"] for event in eventlog.find(url(stack, "ops"), task)]
+    assert kinds.count("task-started") == 1, kinds
 
 
 def test_a_pool_is_scaled_by_itself_and_keeps_its_busy_worker(stack: Checkout) -> None:
@@ -272,15 +287,14 @@ def test_a_pool_is_scaled_by_itself_and_keeps_its_busy_worker(stack: Checkout) -
         **dict.fromkeys(before, ("default", ["default"])),
         **dict.fromkeys(nodes, ("heavy", ["reports", "video"])),
     }
-    # Long enough for the two commands that are to find it running.
-    task = stack.invoke("call", "sleep", "20", "--queue", "video").stdout.strip()
-    answer = eventually(lambda: (one := stack.json("task", task)["answer"])["kind"] == "running" and one, 30)
+    task = stack.invoke("call", "sleep", "250", "--queue", "video").stdout.strip()
+    answer = eventually(lambda: (one := stack.json("task", task)["answer"])["kind"] == "running" and one, 60)
     assert answer["worker"] in nodes
     assert "of at most 3600 s" in answer["line"]
     stack.invoke("scale-workers", "1", "--pool", "heavy")
     assert [one["node"] for one in stack.workers(HEAVY)] == [answer["worker"]]
     assert [one["node"] for one in stack.workers()] == before
-    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 60)
+    ends_undisturbed(stack, task)
     assert stack.invoke("exec", HEAVY, "--", "printenv", "WARREN_POOL").stdout.strip() == "heavy"
     assert f"app.tasks.sleep[{task}]" in stack.invoke("logs", HEAVY).stdout
 
@@ -292,11 +306,11 @@ def test_a_paused_pool_waits_and_the_others_work_on(stack: Checkout) -> None:
         stack.invoke("restart", HEAVY)
         task = stack.invoke("call", "add", "4", "5", "--queue", "reports").stdout.strip()
         assert stack.invoke("call", "add", "2", "3", "--wait").stdout == "5\n"
-        answer = eventually(lambda: (one := stack.json("task", task)["answer"])["kind"] == "waiting" and one, 30)
+        answer = eventually(lambda: (one := stack.json("task", task)["answer"])["kind"] == "waiting" and one, 60)
         assert "reports was paused at" in answer["line"]
     finally:
         stack.invoke("resume", "--pool", "heavy")
-    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
+    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 60)
 
 
 def test_kill_9_of_every_worker_loses_nothing(stack: Checkout, producer: Celery) -> None:
@@ -346,13 +360,13 @@ def test_an_edit_of_the_tasks_takes_effect(stack: Checkout) -> None:
 
 
 def test_a_changed_setting_of_the_broker_interrupts_no_task(stack: Checkout) -> None:
-    task = stack.invoke("call", "sleep", "6").stdout.strip()
-    eventually(lambda: stack.json("result", task)["state"] == "STARTED", 30)
+    task = stack.invoke("call", "sleep", "250").stdout.strip()
+    eventually(lambda: stack.json("result", task)["state"] == "STARTED", 60)
     stack.set(WARREN_DELIVERY_LIMIT="19")
     stack.invoke("up")
-    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
-    kinds = [event["type"] for event in eventlog.find(url(stack, "ops"), task)]
-    assert kinds.count("task-started") == 1, kinds
+    # Had the broker given it to a worker again, it would have done so before.
+    assert stack.invoke("call", "add", "2", "3", "--wait").stdout == "5\n"
+    ends_undisturbed(stack, task)
 
 
 def test_a_wrong_password_is_said_and_what_to_do(stack: Checkout) -> None:
@@ -407,15 +421,14 @@ def test_down_volumes_asks_first(stack: Checkout) -> None:
 
 def test_down_leaves_no_process_and_up_finds_the_history(stack: Checkout) -> None:
     task = stack.invoke("call", "add", "1", "1").stdout.strip()
-    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
+    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 60)
     failed = failed_task(stack)
     stack.invoke("down")
     assert identities(stack) == []
     assert not stack.json("status")["up"]
     stack.invoke("up")
     assert stack.json("result", task)["result"] == "2"
-    shown = stack.invoke("task", failed["id"])
-    assert shown.stderr == ""
+    shown = told_by_the_monitor(stack, failed["id"])
     assert "RuntimeError: on purpose" in shown.stdout
     assert failed["worker"] in shown.stdout
     assert stack.json("task", failed["id"]) == failed
@@ -448,14 +461,14 @@ def test_ctrl_c_in_up_leaves_nothing_running(stack: Checkout) -> None:
     printed, _ = up.communicate(timeout=120)
     assert up.returncode == ExitCode.INTERRUPTED, printed
     assert "nothing is left running" in printed
-    eventually(lambda: identities(stack) == [], 30, lambda: f"nothing is left: {identities(stack)}")
+    eventually(lambda: identities(stack) == [], 60, lambda: f"nothing is left: {identities(stack)}")
 
 
 def test_down_volumes_deletes_the_data_and_keeps_the_secrets(stack: Checkout) -> None:
     before = dict(secrets.load(stack.folder / ".warren" / "secrets"))
     stack.invoke("up")
     task = stack.invoke("call", "add", "1", "1").stdout.strip()
-    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 30)
+    eventually(lambda: stack.json("result", task)["state"] == "SUCCESS", 60)
     stack.invoke("down", "--volumes", "--yes")
     stack.invoke("up")
     assert stack.invoke("result", task, check=False).returncode == ExitCode.UNKNOWN

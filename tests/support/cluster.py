@@ -13,11 +13,24 @@ import pytest
 
 from deploy.paths import ROOT
 from tests.support.commands import finished, insisted
+from tests.support.eventually import eventually
 
-__all__ = ["Cluster", "named", "three_nodes"]
+__all__ = ["Cluster", "named", "reaches", "three_nodes"]
 
 # Seconds. What takes longer is waited for by asking again; a command that hangs must not hang the tests.
 PATIENCE = 280
+
+# In a pod: whether it gets a connection to an address whose name it finds.
+CONNECT = """
+import socket, sys
+host, port = socket.gethostbyname(sys.argv[1]), int(sys.argv[2])
+try:
+    socket.create_connection((host, port), 3)
+except OSError:
+    print("refused")
+else:
+    print("reached")
+"""
 
 HOW = (
     "E2E_CONTEXT names no context of kubectl; with kind: kind create cluster, then "
@@ -76,6 +89,12 @@ def named(namespace: str) -> Cluster:
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed; see kubernetes.io/docs/tasks/tools")
     return Cluster(context, namespace)
+
+
+def reaches(cluster: Cluster, where: str, host: str, port: int) -> bool:
+    """Whether a pod gets a connection. One that can't be asked just now is asked again: that is no answer."""
+    ask = ("exec", where, "--", "python3", "-c", CONNECT, host, str(port))
+    return "reached" in eventually(lambda: cluster.kubectl(*ask), 120, f"{where} tells of {host}").stdout
 
 
 def three_nodes(cluster: Cluster) -> list[str]:

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from playwright.sync_api import Browser, BrowserContext, Error, Page, Response
+from playwright.sync_api import Browser, BrowserContext, Page, Response
 
 from deploy import secrets
 from deploy.paths import ROOT
 from deploy.services import FLOWER_LOGIN
+from tests.support import browser as browsers
 from tests.support.checkout import Checkout
 from tests.support.eventually import eventually
 from tests.support.login import basic
@@ -26,7 +27,7 @@ __all__ = ["ARTIFACTS", "Answer", "Edge", "Looks", "refused"]
 ARTIFACTS = ROOT / ".artifacts"
 
 # Seconds. Whoever answers answers at once; a busy machine takes its time.
-PATIENCE = 30
+PATIENCE = 60
 
 
 class Answer(NamedTuple):
@@ -109,7 +110,7 @@ class Looks:
             viewport={"width": 1280, "height": 800},
         )
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE * 1000)
+        self.page.set_default_timeout(browsers.PATIENCE)
         self.wrong: list[str] = []
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on(
@@ -120,17 +121,14 @@ class Looks:
         )
 
     def go(self, path: str) -> Response:
-        """Opens a page; what a change of this host's networks cuts off is tried again."""
+        """Opens a page."""
+        answer = browsers.go(self.page, self.edge.url + path)
+        assert answer is not None
+        return answer
 
-        def gone() -> Response | None:
-            try:
-                return self.page.goto(self.edge.url + path)
-            except Error as error:
-                if "ERR_NETWORK_CHANGED" in str(error):
-                    return None
-                raise AssertionError(str(error)) from error
-
-        return eventually(gone, PATIENCE, f"{path} opens")
+    def follow(self, name: str) -> None:
+        """Clicks a link to another page."""
+        browsers.follow(self.page.get_by_role("link", name=name, exact=True))
 
     def shows(self, selector: str, *words: str) -> str:
         """Waits until an element has all of ``words``, and returns its text. The page is not loaded again."""
