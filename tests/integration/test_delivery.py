@@ -19,7 +19,7 @@ from app.settings import AppSettings
 from app.tasks import add, sleep
 from deploy.definitions import VHOST
 from tests.integration.conftest import MakeWorker
-from tests.support.brokers import Broker
+from tests.support.brokers import RECOVERED, Broker
 from tests.support.eventually import eventually
 from tests.support.services import Worker
 from tests.support.tasks import INCLUDE, die
@@ -48,13 +48,20 @@ def headers(message: amqp.Message) -> dict[str, Any]:
 
 
 def test_a_killed_workers_task_runs_again(broker: Broker, make_worker: MakeWorker) -> None:
-    first = make_worker()
-    sent = sleep.delay(2)
-    eventually(lambda: started_on(broker, sent.id) == [first.node], 20, first.tail)
-    first.kill()
-    second = make_worker()
-    assert sent.get(timeout=30) == 2
-    assert started_on(broker, sent.id) == [first.node, second.node]
+    for seconds in (2, 20, 100):
+        first = make_worker()
+        sent = sleep.delay(seconds)
+        eventually(lambda: started_on(broker, sent.id), 60, first.tail)  # noqa: B023
+        first.kill()
+        second = make_worker()
+        assert sent.get(timeout=seconds + 60) == seconds
+        nodes = started_on(broker, sent.id)
+        if nodes != [first.node]:
+            assert nodes == [first.node, second.node]
+            return
+        # It was done before its worker was killed, as on a machine with much to do.
+        second.end()
+    pytest.fail("no task ran twice")
 
 
 @pytest.mark.parametrize("size", [1, 1_000_000], ids=["small", "larger than a pipe"])
@@ -66,17 +73,17 @@ def test_a_task_that_a_stopping_worker_has_just_given_to_a_process(
     os.kill(process, signal.SIGSTOP)
     try:
         sent = add.delay("x" * size, "y")
-        eventually(lambda: f"{sent.id}] received" in worker.text, 30, worker.tail)
+        eventually(lambda: f"{sent.id}] received" in worker.text, 60, worker.tail)
         # Its event loop gives what it has received before it turns twice.
         for _ in range(2):
             assert ops.control.ping([worker.node], timeout=30, limit=1), worker.tail()
         worker.signal(signal.SIGTERM)
         # It waits for the process, which can't begin, and doesn't forget the task meanwhile.
-        eventually(lambda: "waiting until 1 tasks begin" in worker.text, 30, worker.tail)
+        eventually(lambda: "waiting until 1 tasks begin" in worker.text, 60, worker.tail)
     finally:
         os.kill(process, signal.SIGCONT)
     assert worker.end() == 0
-    assert len(sent.get(timeout=30)) == size + 1
+    assert len(sent.get(timeout=60)) == size + 1
     # Nothing is left to run again, and nothing of it went untold.
     assert broker.waiting("default") == 0
     assert sorted(kinds(broker, sent.id)) == ["task-received", "task-sent", "task-started", "task-succeeded"]
@@ -92,19 +99,19 @@ def test_a_task_that_kills_its_process_ends_in_dead_letters(broker: Broker, make
     assert headers(message)["task"] == "tests.support.tasks.die"
     assert headers(message)["x-first-death-queue"] == "default"
     assert headers(message)["x-first-death-reason"] == "delivery_limit"
-    eventually(lambda: started_on(broker, sent.id) == [worker.node] * 3, 10, lambda: str(started_on(broker, sent.id)))
-    assert add.delay(1, 2).get(timeout=30) == 3
+    eventually(lambda: started_on(broker, sent.id) == [worker.node] * 3, 60, lambda: str(started_on(broker, sent.id)))
+    assert add.delay(1, 2).get(timeout=60) == 3
 
 
 def test_an_unknown_task_ends_in_dead_letters(broker: Broker, worker: Worker, producer: Celery) -> None:
     sent = producer.send_task("no.such.task", args=[1])
     with pytest.raises(NotRegistered):
-        sent.get(timeout=20)
+        sent.get(timeout=60)
     message = dead_letter(broker)
     assert headers(message)["id"] == sent.id
     assert headers(message)["x-first-death-reason"] == "rejected"
     assert json.loads(message.body)[0] == [1]
-    assert add.delay(1, 2).get(timeout=20) == 3
+    assert add.delay(1, 2).get(timeout=60) == 3
 
 
 def test_a_missing_queue_is_an_error_at_the_sender() -> None:
@@ -134,18 +141,18 @@ def test_a_publish_that_the_broker_refuses_is_an_error_at_the_sender(broker: Bro
             return True
         return False
 
-    eventually(refused, 20, "the full queue refuses a task")
+    eventually(refused, 60, "the full queue refuses a task")
 
 
 def test_a_killed_broker_comes_back_with_everything(broker: Broker, make_worker: MakeWorker) -> None:
     worker = make_worker(options=("--queues", "default"))
     done = add.delay(2, 3)
-    assert done.get(timeout=20) == 5
+    assert done.get(timeout=60) == 5
     # These wait in the broker: one in a queue without a worker, one for its time, one result for its reader.
     waiting = add.apply_async((3, 4), queue="mail")
     delayed = add.apply_async((4, 5), countdown=10)
     unread = add.delay(5, 6)
-    eventually(lambda: "task-succeeded" in kinds(broker, unread.id), 20, worker.tail)
+    eventually(lambda: "task-succeeded" in kinds(broker, unread.id), 60, worker.tail)
     before = topology(broker)
 
     broker.kill()
@@ -153,9 +160,9 @@ def test_a_killed_broker_comes_back_with_everything(broker: Broker, make_worker:
 
     assert topology(broker) == before
     # Quorum queues and streams are recovered in the background.
-    eventually(lambda: broker.waiting("mail") == 1, 20, "the waiting task is still there")
-    eventually(lambda: "task-succeeded" in kinds(broker, done.id), 20, "the event log is still there")
-    eventually(lambda: worker.ready, 60, worker.tail)
+    eventually(lambda: broker.waiting("mail") == 1, RECOVERED, "the waiting task is still there")
+    eventually(lambda: "task-succeeded" in kinds(broker, done.id), RECOVERED, "the event log is still there")
+    eventually(lambda: worker.ready, RECOVERED, worker.tail)
     make_worker(options=("--queues", "mail"))
     assert waiting.get(timeout=120) == 7
     assert unread.get(timeout=120) == 11

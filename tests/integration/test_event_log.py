@@ -11,7 +11,7 @@ from celery.exceptions import TaskRevokedError
 
 from app import eventlog
 from app.tasks import add, sleep
-from tests.support.brokers import Broker
+from tests.support.brokers import RECOVERED, Broker
 from tests.support.eventually import eventually
 from tests.support.services import Monitor, Worker
 
@@ -24,20 +24,20 @@ def types(broker: Broker, task_id: str) -> list[str]:
 
 def test_events_that_nobody_reads_are_kept(broker: Broker, worker: Worker, producer: Celery) -> None:
     one = add.delay(2, 3)
-    assert one.get(timeout=20) == 5
+    assert one.get(timeout=60) == 5
     # The sender writes the first of them itself, on a connection of its own.
-    eventually(lambda: sorted(types(broker, one.id)) == sorted(LIFE), 10, lambda: str(types(broker, one.id)))
+    eventually(lambda: sorted(types(broker, one.id)) == sorted(LIFE), 60, lambda: str(types(broker, one.id)))
     broker.kill()
     broker.start()
     # Streams are recovered in the background.
-    eventually(lambda: sorted(types(broker, one.id)) == sorted(LIFE), 20, "they are still there")
+    eventually(lambda: sorted(types(broker, one.id)) == sorted(LIFE), RECOVERED, "they are still there")
     events = {event["type"]: event for event in eventlog.find(broker.url("ops"), one.id)}
     assert events["task-sent"]["name"] == "app.tasks.add"
     assert events["task-succeeded"]["result"] == "5"
     # And it goes on.
-    eventually(lambda: worker.ready, 60, worker.tail)
+    eventually(lambda: worker.ready, RECOVERED, worker.tail)
     two = add.delay(3, 4)
-    eventually(lambda: "task-succeeded" in types(broker, two.id), 30, worker.tail)
+    eventually(lambda: "task-succeeded" in types(broker, two.id), 60, worker.tail)
 
 
 def test_a_restarted_monitor_neither_loses_nor_repeats_a_line(
@@ -47,7 +47,7 @@ def test_a_restarted_monitor_neither_loses_nor_repeats_a_line(
     monitor.says(f"Status: SUCCESS[app.tasks.add] ID {before.id}")
     assert monitor.end() == 0
     meanwhile = add.delay(2, 2)
-    assert meanwhile.get(timeout=20) == 4
+    assert meanwhile.get(timeout=60) == 4
     monitor.start()
     monitor.says(f"Status: SUCCESS[app.tasks.add] ID {meanwhile.id}")
     after = add.delay(3, 3)
@@ -59,19 +59,19 @@ def test_a_restarted_monitor_neither_loses_nor_repeats_a_line(
 
 def test_a_revoke_leaves_nothing_behind(broker: Broker, worker: Worker, producer: Celery, ops: Celery) -> None:
     running = sleep.delay(100)
-    eventually(lambda: running.state == "STARTED", 20, "it runs")
+    eventually(lambda: running.state == "STARTED", 60, "it runs")
     queues = broker.queues()
     ids = [str(uuid.uuid4()) for _ in range(3)]
     ops.control.revoke(ids)
     ops.control.revoke(running.id, terminate=True)
     with pytest.raises(TaskRevokedError):
-        running.get(timeout=20)
-    known = eventually(lambda: ops.control.inspect([worker.node]).revoked()[worker.node], 20, "the worker answers")
+        running.get(timeout=60)
+    known = eventually(lambda: ops.control.inspect([worker.node]).revoked()[worker.node], 60, "the worker answers")
     assert {*ids, running.id} <= set(known)
     ops.close()
     # What earlier tests left may go meanwhile; RabbitMQ 3.10 lists a new queue, as this producer's for replies, late.
     before = queues | {producer.backend.oid}
     eventually(
-        lambda: broker.queues() <= before, 30, lambda: f"no queue but {before}; here: {broker.queues() - before}"
+        lambda: broker.queues() <= before, 60, lambda: f"no queue but {before}; here: {broker.queues() - before}"
     )
     assert [line for line in worker.lines if re.search(r"WARNING|ERROR|CRITICAL|Traceback", line)] == []

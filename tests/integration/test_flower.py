@@ -71,14 +71,14 @@ def test_tasks_that_ran_before_its_first_start(
     one = flower.task(sent[0])
     assert (one["args"], one["result"], one["worker"]) == ("(0, 1)", "1", gone.node)
     # Who was killed is not alive for being heard of, and who lives is.
-    eventually(lambda: flower.get("/api/workers?status=1")[gone.node] is False, 30, flower.tail)
-    eventually(lambda: flower.get("/api/workers?status=1")[worker.node], 30, flower.tail)
+    eventually(lambda: flower.get("/api/workers?status=1")[gone.node] is False, 60, flower.tail)
+    eventually(lambda: flower.get("/api/workers?status=1")[worker.node], 60, flower.tail)
     assert counted(flower, "flower_worker_online", gone.node) == 0
-    eventually(lambda: counted(flower, "flower_worker_online", worker.node) == 1, 30, flower.tail)
+    eventually(lambda: counted(flower, "flower_worker_online", worker.node) == 1, 60, flower.tail)
     # What happened before it was there is not counted as if it happened now.
     assert counted(flower, "flower_events_total", "task-succeeded") == 0
-    assert add.delay(2, 3).get(timeout=20) == 5
-    eventually(lambda: counted(flower, "flower_events_total", "task-succeeded") == 1, 20, flower.tail)
+    assert add.delay(2, 3).get(timeout=60) == 5
+    eventually(lambda: counted(flower, "flower_events_total", "task-succeeded") == 1, 60, flower.tail)
     assert counted(flower, "flower_worker_prefetched_tasks", worker.node) == 0
 
     flower.restart(signal.SIGTERM)
@@ -88,7 +88,7 @@ def test_tasks_that_ran_before_its_first_start(
     names = "queues/warren?disable_stats=true&enable_queue_totals=true"
     assert broker.api("GET", names, role="flower").status == 200
     # Which gets a second to answer Flower.
-    eventually(lambda: "default" in str(flower.get("/broker")), 30, flower.tail)
+    eventually(lambda: "default" in str(flower.get("/broker")), 60, flower.tail)
 
 
 def test_who_may_see_what(broker: Broker, make_flower: MakeFlower) -> None:

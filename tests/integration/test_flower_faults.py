@@ -51,7 +51,7 @@ def test_damaged_states(broker: Broker, make_flower: MakeFlower, tmp_path: Path)
     for damage in (b"", b"garbage", newest, b"warren flower state 9\n"):
         shows(flower, *floods)
         # After the save at the log's end, which then is the copy.
-        eventually(newest.exists, 30, flower.tail)
+        eventually(newest.exists, 60, flower.tail)
         floods.append(sent(broker, 50))
         shows(flower, *floods)
         assert flower.end() == 0
@@ -85,22 +85,22 @@ def test_a_full_volume_and_one_that_is_read_only(broker: Broker, make_flower: Ma
     floods = [sent(broker, 300)]
     flower = make_flower(volume, FLOWER_STATE_SAVE_INTERVAL="200")
     shows(flower, *floods)
-    eventually(lambda: said(flower, "can't be saved in", "No space left on device"), 30, flower.tail)
+    eventually(lambda: said(flower, "can't be saved in", "No space left on device"), 60, flower.tail)
     flower.kill()
     flower.start()
     floods.append(sent(broker, 50))
     shows(flower, *floods)
-    eventually(lambda: said(flower, "can't be saved in") == 2, 30, flower.tail)
+    eventually(lambda: said(flower, "can't be saved in") == 2, 60, flower.tail)
     ballast.unlink()
-    eventually(lambda: said(flower, f"is saved in {volume} again"), 30, flower.tail)
+    eventually(lambda: said(flower, f"is saved in {volume} again"), 60, flower.tail)
     # Of many tries, one line.
     assert said(flower, "can't be saved in") == 2, flower.tail()
 
     # Refused while a file there is being written.
     remount = ["mount", "-o", "remount,ro", str(volume)]
-    eventually(lambda: subprocess.run(remount, check=False, capture_output=True).returncode == 0, 30)
+    eventually(lambda: subprocess.run(remount, check=False, capture_output=True).returncode == 0, 60)
     floods.append(sent(broker, 50))
-    eventually(lambda: said(flower, "can't be saved in", "Read-only file system"), 30, flower.tail)
+    eventually(lambda: said(flower, "can't be saved in", "Read-only file system"), 60, flower.tail)
     shows(flower, *floods)
     flower.kill()
     flower.start()

@@ -43,7 +43,7 @@ from shop.orders import mail_receipt, total
 
 assert (celery.main, celery.conf.timezone, celery.conf.task_acks_late) == ("shop", "Europe/Paris", False)
 sent = total.delay([1, 2, 3]), mail_receipt.delay("you@example.org")
-print(*(one.id for one in sent), *(one.get(timeout=20) for one in sent), sep=chr(10))
+print(*(one.id for one in sent), *(one.get(timeout=60) for one in sent), sep=chr(10))
 """
 
 
@@ -75,7 +75,7 @@ def test_another_project_runs_unchanged(
         shop,
     )
     processes.append(client)
-    assert client.popen.wait(40) == 0, client.tail()
+    assert client.popen.wait(120) == 0, client.tail()
     total, mail, *results = client.lines
     assert results == ["6", "sent to you@example.org"]
 

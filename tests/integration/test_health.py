@@ -16,7 +16,7 @@ from app.tasks import sleep
 from deploy.paths import ROOT
 from tests.integration.conftest import MakeWorker
 from tests.support import hang
-from tests.support.brokers import Broker, only
+from tests.support.brokers import RECOVERED, Broker, only
 from tests.support.eventually import eventually
 from tests.support.processes import ended
 from tests.support.services import Worker
@@ -44,7 +44,7 @@ def test_ready_and_alive_while_consuming(worker: Worker) -> None:
 def test_a_broker_outage_makes_a_worker_unready_but_not_dead(broker: Broker, worker: Worker) -> None:
     broker.kill()
     try:
-        eventually(lambda: check(worker, "ready") == 1, 30, worker.tail)
+        eventually(lambda: check(worker, "ready") == 1, 60, worker.tail)
         assert check(worker, "alive") == 0
         # The loop does not tick while the worker looks for its broker.
         age(worker, RECONNECT_LIMIT - 60)
@@ -53,7 +53,7 @@ def test_a_broker_outage_makes_a_worker_unready_but_not_dead(broker: Broker, wor
         assert check(worker, "alive") == 1
     finally:
         broker.start()
-    eventually(lambda: check(worker, "ready") == 0, 60, worker.tail)
+    eventually(lambda: check(worker, "ready") == 0, RECOVERED, worker.tail)
     assert check(worker, "alive") == 0
 
 
@@ -63,7 +63,7 @@ def test_a_hanging_worker_is_neither_ready_nor_alive(worker: Worker) -> None:
     age(worker, TICK_LIMIT + 1)
     assert (check(worker, "ready"), check(worker, "alive")) == (1, 1)
     worker.signal(signal.SIGCONT)
-    eventually(lambda: check(worker, "ready") == 0, 30, worker.tail)
+    eventually(lambda: check(worker, "ready") == 0, 60, worker.tail)
     assert check(worker, "alive") == 0
 
 
@@ -72,12 +72,12 @@ def test_a_worker_that_hangs_ends_with_all_that_it_runs(broker: Broker, make_wor
     only(broker, "4.3", because="it takes a quarter of a minute, and the broker has no part in it")
     first = make_worker(options=hang.INCLUDE)
     sent = sleep.delay(3)
-    eventually(lambda: f"{sent.id}] received" in first.text, 30, first.tail)
+    eventually(lambda: f"{sent.id}] received" in first.text, 60, first.tail)
     (process,) = first.children
     ops.control.broadcast("hang", destination=[first.node])
     assert first.popen.wait(60) == 1, first.tail()
     assert "the event loop has stood still too long" in first.text
-    eventually(lambda: ended(process), 30, "the process that ran the task has ended too")
+    eventually(lambda: ended(process), 60, "the process that ran the task has ended too")
     make_worker()
     assert sent.get(timeout=60) == 3
 
@@ -88,14 +88,14 @@ def test_a_broker_that_takes_no_messages_ends_no_worker(broker: Broker, make_wor
     worker = make_worker(options=hang.INCLUDE)
     # A result would wait for the broker too.
     sent = sleep.apply_async((hang.TICK_LIMIT + 10,), ignore_result=True)
-    eventually(lambda: f"{sent.id}] received" in worker.text, 30, worker.tail)
+    eventually(lambda: f"{sent.id}] received" in worker.text, 60, worker.tail)
     with broker.memory_alarm():
         eventually(lambda: check(worker, "ready") == 1, 60, worker.tail)
         # Longer than this worker's watchdog waits for a loop that hangs: its task, which runs on, is done.
         eventually(lambda: f"{sent.id}] succeeded" in worker.text, 120, worker.tail)
         assert check(worker, "alive") == 0
         assert worker.popen.poll() is None, worker.tail()
-    eventually(lambda: check(worker, "ready") == 0, 60, worker.tail)
+    eventually(lambda: check(worker, "ready") == 0, RECOVERED, worker.tail)
     assert worker.end() == 0
     # It was acknowledged, and does not run again.
     assert broker.waiting("default") == 0

@@ -49,12 +49,13 @@ def state(s: Session, id_: str) -> str:
     return str((monitor_api.task(s.endpoints, s.secrets, id_) or {}).get("state"))
 
 
+@pytest.mark.usefixtures("patient")
 def test_what_workers_tell_of_themselves(
     s: Session, worker: Worker, make_worker: MakeWorker, producer: Celery, capsys: Printed
 ) -> None:
     other = make_worker(options=("--queues", "mail"), concurrency=2)
     sent = sleep.delay(100)
-    eventually(lambda: sent.state == "STARTED", 30)
+    eventually(lambda: sent.state == "STARTED", 60)
     active = told(capsys, workers.inspect, s, "active", "")
     assert active["silent"] == []
     assert {node: [task["id"] for task in tasks] for node, tasks in active["answers"].items()} == {
@@ -110,7 +111,7 @@ def test_a_purge_empties_its_queue_and_no_other(s: Session, broker: Broker, prod
 def test_queues_tell_how_long_the_oldest_waits(s: Session, producer: Celery, capsys: Printed) -> None:
     add.apply_async((1, 1), queue="mail", ignore_result=True)
     first = add.apply_async((2, 2), ignore_result=True)
-    eventually(lambda: state(s, first.id) == "PENDING", 30)
+    eventually(lambda: state(s, first.id) == "PENDING", 60)
 
     def ages() -> dict[str, Any]:
         return {row["queue"]: row["oldest_seconds"] for row in told(capsys, queues.queues, s, False)}
@@ -120,6 +121,7 @@ def test_queues_tell_how_long_the_oldest_waits(s: Session, producer: Celery, cap
     assert ages()["dead_letters"] is None
 
 
+@pytest.mark.usefixtures("patient")
 def test_pause_and_resume(s: Session, worker: Worker, producer: Celery, capsys: Printed) -> None:
     try:
         assert told(capsys, queues.pause, s, ["mail"]) == {
@@ -129,7 +131,7 @@ def test_pause_and_resume(s: Session, worker: Worker, producer: Celery, capsys: 
             "consumers": {"mail": []},
         }
         sent = add.apply_async((2, 3), queue="mail")
-        assert add.delay(4, 5).get(timeout=30) == 9
+        assert add.delay(4, 5).get(timeout=60) == 9
         assert sent.state == "PENDING"
         (held,) = told(capsys, queues.pause, s, [])
         assert held["queue"] == "mail"
@@ -138,10 +140,11 @@ def test_pause_and_resume(s: Session, worker: Worker, producer: Celery, capsys: 
     finally:
         resumed = told(capsys, queues.resume, s, ["mail"])
     assert resumed["consumers"] == {"mail": [worker.node]}
-    assert sent.get(timeout=30) == 5
+    assert sent.get(timeout=60) == 5
     assert told(capsys, queues.pause, s, []) == []
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_rate_limit_holds_until_it_is_taken_away(
     s: Session, worker: Worker, producer: Celery, capsys: Printed
 ) -> None:
@@ -150,9 +153,9 @@ def test_a_rate_limit_holds_until_it_is_taken_away(
     assert told(capsys, limits.rate_limit, s, [])["limits"] == [
         {"name": "app.tasks.add", "rate_limit": "1/h", "workers": [worker.node]}
     ]
-    assert add.delay(1, 1).get(timeout=30) == 2
+    assert add.delay(1, 1).get(timeout=60) == 2
     second = add.delay(2, 2)
-    eventually(lambda: state(s, second.id) == "RECEIVED", 30)
+    eventually(lambda: state(s, second.id) == "RECEIVED", 60)
     told(capsys, limits.rate_limit, s, ["add", "0"])
     assert told(capsys, limits.rate_limit, s, [])["limits"] == []
     assert add.delay(3, 3).get(timeout=60) == 6
@@ -174,10 +177,10 @@ def test_a_failed_task_is_sent_again_with_its_arguments(
     s: Session, worker: Worker, producer: Celery, capsys: Printed
 ) -> None:
     sent = fail.delay("on purpose")
-    eventually(lambda: state(s, sent.id) == "FAILURE", 30)
+    eventually(lambda: state(s, sent.id) == "FAILURE", 60)
     (done,) = told(capsys, retrying.retry, s, [sent.id], "", "", "", False)
     assert (done["retry_of"], done["name"], done["error"]) == (sent.id, "app.tasks.fail", None)
-    eventually(lambda: state(s, done["id"]) == "FAILURE", 30)
+    eventually(lambda: state(s, done["id"]) == "FAILURE", 60)
     again = monitor_api.task(s.endpoints, s.secrets, done["id"]) or {}
     assert again["exception"] == "RuntimeError('on purpose')"
     with pytest.raises(WarrenError) as caught:
@@ -185,7 +188,7 @@ def test_a_failed_task_is_sent_again_with_its_arguments(
     assert caught.value.code is ExitCode.REFUSED
     assert sent.id in capsys.readouterr().out
     long = fail.delay("x" * 5000)
-    eventually(lambda: state(s, long.id) == "FAILURE", 30)
+    eventually(lambda: state(s, long.id) == "FAILURE", 60)
     with pytest.raises(WarrenError, match="arguments are cut") as caught:
         retrying.retry(s, [long.id], "", "", "", False, False)
     assert caught.value.code is ExitCode.FAILED

@@ -280,7 +280,7 @@ def recreate(broker: Broker) -> None:
     wanted = broker.definitions
     (queue,) = [one for one in wanted["queues"] if one["name"] == "celery.events"]
     body = {"durable": True, "auto_delete": False, "arguments": queue["arguments"]}
-    eventually(lambda: broker.api("PUT", "queues/warren/celery.events", body).status in {201, 204}, 30)
+    eventually(lambda: broker.api("PUT", "queues/warren/celery.events", body).status in {201, 204}, 60)
     for binding in wanted["bindings"]:
         if binding["destination"] == "celery.events":
             made = broker.api(
@@ -310,7 +310,7 @@ def test_a_full_volume(broker: Broker, make_monitor: MakeMonitor, small: Path) -
     flood = Flood(1_000)
     flood.send(broker)
     monitor.says("is full: free space", timeout=60)
-    eventually(lambda: "is full" in str(monitor.ask("/readyz")), 30, monitor.tail)
+    eventually(lambda: "is full" in str(monitor.ask("/readyz")), 60, monitor.tail)
     assert not ready(monitor)
     # Searching goes on.
     assert monitor.ask("/tasks?limit=1")[0] == 200
@@ -349,7 +349,7 @@ def test_a_history_that_is_damaged_or_removed_is_made_again(broker: Broker, make
     path.unlink()
     monitor.says("was removed")
     eventually(lambda: path.exists() and monitor.position >= end, 60, monitor.tail)
-    eventually(lambda: monitor.task(flood.ids[0]).get("id") == flood.ids[0], 30, monitor.tail)
+    eventually(lambda: monitor.task(flood.ids[0]).get("id") == flood.ids[0], 60, monitor.tail)
     assert monitor.end() == 0
     # While it is stopped: the disk does.
     for part in (path, path.with_name(f"{FILE}-wal")):

@@ -92,20 +92,20 @@ def test_a_failing_handler_gets_what_it_missed_in_order_also_over_kills(
     make_monitor: MakeMonitor, worker: Worker, producer: Celery, tmp_path: Path
 ) -> None:
     before = add.delay(0, 0)
-    assert before.get(timeout=30) == 0
+    assert before.get(timeout=60) == 0
     monitor = make_monitor(MONITOR_HANDLERS="watchers")
     # From now on, not from the log's beginning.
     ready(monitor)
     (tmp_path / "down").touch()
     sent = [add.delay(number, 1) for number in range(20)]
-    eventually(lambda: len(rows(tmp_path, "steady")) == 20, 30, monitor.tail)
+    eventually(lambda: len(rows(tmp_path, "steady")) == 20, 60, monitor.tail)
     monitor.says("handler watchers.fragile failed", "ConnectionError: the line is dead")
     monitor.kill()
     # What happens while it is down is in the log.
     sent += [add.delay(number, 1) for number in range(20, 40)]
-    assert sent[-1].get(timeout=30) == 40
+    assert sent[-1].get(timeout=60) == 40
     monitor.start()
-    eventually(lambda: len({row[1] for row in rows(tmp_path, "steady")}) == 40, 30, monitor.tail)
+    eventually(lambda: len({row[1] for row in rows(tmp_path, "steady")}) == 40, 60, monitor.tail)
     assert rows(tmp_path, "fragile") == []
     monitor.kill()
     (tmp_path / "down").unlink()
@@ -126,7 +126,7 @@ def test_a_failing_handler_gets_what_it_missed_in_order_also_over_kills(
 def test_a_flood_reaches_a_handler_over_kills(
     broker: Broker, make_monitor: MakeMonitor, worker: Worker, producer: Celery, tmp_path: Path
 ) -> None:
-    add.delay(0, 0).get(timeout=30)
+    add.delay(0, 0).get(timeout=60)
     monitor = make_monitor(MONITOR_HANDLERS="watchers")
     ready(monitor)
     flood = Flood(5_000)
@@ -170,7 +170,7 @@ def test_a_webhook_and_a_command_are_told_of_a_failure(
 
     script = tmp_path / "report.sh"
     script.write_text('cat > "$1.part"; env > "$1.environment"; mv "$1.part" "$1"\n')
-    add.delay(0, 0).get(timeout=30)
+    add.delay(0, 0).get(timeout=60)
     with receiver(page) as url:
         monitor = make_monitor(
             MONITOR_WEBHOOK_URL=url,
@@ -180,8 +180,8 @@ def test_a_webhook_and_a_command_are_told_of_a_failure(
         )
         ready(monitor)
         failed = fail.delay("so be it")
-        eventually(lambda: len(got) == 2, 30, monitor.tail)
-        eventually((tmp_path / "event").exists, 30, monitor.tail)
+        eventually(lambda: len(got) == 2, 60, monitor.tail)
+        eventually((tmp_path / "event").exists, 60, monitor.tail)
     monitor.says("handler webhook failed at task-failed", f"{url} answered 503")
     monitor.says("handler webhook works again")
     header, body = got[1]
@@ -210,27 +210,27 @@ def test_a_webhook_and_a_command_are_told_of_a_failure(
 def test_a_hanging_handler_holds_up_neither_others_nor_the_end(
     make_monitor: MakeMonitor, worker: Worker, producer: Celery, tmp_path: Path
 ) -> None:
-    add.delay(0, 0).get(timeout=30)
+    add.delay(0, 0).get(timeout=60)
     monitor = make_monitor(MONITOR_HANDLERS="watchers")
     ready(monitor)
     failed = fail.delay("no")
-    eventually(lambda: rows(tmp_path, "hanging"), 30, monitor.tail)
+    eventually(lambda: rows(tmp_path, "hanging"), 60, monitor.tail)
     done = add.delay(1, 1)
-    eventually(lambda: [row[1] for row in rows(tmp_path, "steady")] == [done.id], 30, monitor.tail)
+    eventually(lambda: [row[1] for row in rows(tmp_path, "steady")] == [done.id], 60, monitor.tail)
     assert monitor.end() == 0
     # It was never told to the end, so it is told again.
     monitor.start()
-    eventually(lambda: [row[1] for row in rows(tmp_path, "hanging")] == [failed.id] * 2, 30, monitor.tail)
+    eventually(lambda: [row[1] for row in rows(tmp_path, "hanging")] == [failed.id] * 2, 60, monitor.tail)
 
 
 def test_a_handler_that_is_gone_is_forgotten_with_a_line(
     make_monitor: MakeMonitor, worker: Worker, producer: Celery, tmp_path: Path
 ) -> None:
-    add.delay(0, 0).get(timeout=30)
+    add.delay(0, 0).get(timeout=60)
     (tmp_path / "down").touch()
     monitor = make_monitor(MONITOR_HANDLERS="watchers")
     ready(monitor)
-    add.delay(1, 1).get(timeout=30)
+    add.delay(1, 1).get(timeout=60)
     monitor.says("handler watchers.fragile failed")
     assert monitor.end() == 0
     (tmp_path / "others.py").write_text(MODULE.replace("fragile", "renamed"))

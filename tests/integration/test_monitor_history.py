@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
-from celery import Celery
 
 from app.tasks import add, fail, sleep
 from tests.integration.conftest import MakeWorker
@@ -87,14 +86,14 @@ def test_a_failed_tasks_traceback_and_worker_outlive_the_monitor(
     broker: Broker, worker: Worker, monitor: Monitor
 ) -> None:
     failed = fail.delay("no such luck")
-    eventually(lambda: monitor.task(failed.id).get("state") == "FAILURE", 30, monitor.tail)
+    eventually(lambda: monitor.task(failed.id).get("state") == "FAILURE", 60, monitor.tail)
     before = monitor.task(failed.id)
     assert before["worker"] == worker.node
     assert "in fail" in before["traceback"]
     assert before["exception"] == "RuntimeError('no such luck')"
     assert monitor.end() == 0
     monitor.start()
-    eventually(lambda: monitor.task(failed.id) == before, 30, monitor.tail)
+    eventually(lambda: monitor.task(failed.id) == before, 60, monitor.tail)
 
 
 # --- what needs attention
@@ -124,7 +123,7 @@ def test_a_task_that_nobody_takes(broker: Broker, watchful: Monitor, make_worker
     assert watchful.ask("/counts")[1]["attention"]["unclaimed"] >= 1
     watchful.says(f"Status: UNCLAIMED[app.tasks.add] ID {sent.id}")
     make_worker(options=("--queues", "mail"))
-    eventually(lambda: watchful.task(sent.id)["state"] == "SUCCESS", 30, watchful.tail)
+    eventually(lambda: watchful.task(sent.id)["state"] == "SUCCESS", 60, watchful.tail)
     assert attention(watchful, sent.id) is None
     assert sent.id not in [one["id"] for one in watchful.tasks("attention=any")]
     assert states(watchful, sent.id) == ["PENDING", "UNCLAIMED", "RECEIVED", "STARTED", "SUCCESS"]
@@ -161,12 +160,18 @@ def test_a_task_whose_worker_was_killed(broker: Broker, watchful: Monitor, make_
 
 
 def test_a_task_that_waits_for_its_time_is_not_missed(
-    broker: Broker, watchful: Monitor, worker: Worker, producer: Celery
+    broker: Broker, tmp_path: Path, processes: list[Process], worker: Worker
 ) -> None:
-    later = add.apply_async((1, 2), countdown=6)
-    assert later.get(timeout=60) == 3
-    eventually(lambda: watchful.task(later.id).get("state") == "SUCCESS", 30, watchful.tail)
-    shown = watchful.task(later.id)
-    assert "UNCLAIMED" not in states(watchful, later.id)
+    for missed in (2, 20):
+        watchful = Monitor(broker, tmp_path / str(missed), {"MONITOR_UNCLAIMED_AFTER": str(missed)})
+        processes.append(watchful)
+        later = add.apply_async((1, 2), countdown=3 * missed)
+        assert later.get(timeout=120) == 3
+        eventually(lambda: watchful.task(later.id).get("state") == "SUCCESS", 60, watchful.tail)  # noqa: B023
+        # On a machine with much to do it may be taken so long after its time that it is missed.
+        if "UNCLAIMED" not in states(watchful, later.id):
+            break
+    else:
+        pytest.fail("it is missed")
     # It was due when it was taken.
-    assert shown["wait"] < 5
+    assert watchful.task(later.id)["wait"] < 2.5 * missed

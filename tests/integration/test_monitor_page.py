@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, expect
 
 from app import factory
-from tests.support.browser import chromium
+from tests.support.browser import CHANGED, PATIENCE, chromium, go
 from tests.support.eventually import eventually
 from tests.support.monitor_history import HOSTILE, HOSTILE_ID, Book
 from tests.support.monitor_site import OPERATOR, VIEWER, FakeBroker, Site, serve
@@ -113,8 +113,7 @@ class Watched:
         dialog.dismiss()
 
     def _hear(self, said: ConsoleMessage) -> None:
-        # Chromium drops what it loads when this host gets another network, as with each container that starts.
-        if said.type in {"error", "warning"} and "ERR_NETWORK_CHANGED" not in said.text:
+        if said.type in {"error", "warning"} and CHANGED not in said.text:
             self.wrong.append(said.text)
 
     def _check(self, request: Any) -> None:
@@ -122,7 +121,7 @@ class Watched:
             self.wrong.append(f"a request to {request.url}")
 
     def go(self, path: str) -> Page:
-        self.page.goto(self.url + path)
+        go(self.page, self.url + path)
         return self.page
 
     def log_in(self, password: str) -> None:
@@ -154,7 +153,7 @@ def opened(browser: Browser, site: Site, logins: dict[str, Any]) -> Iterator[Ope
     def make(password: str = VIEWER, url: str = "", **options: Any) -> Watched:
         known = logins.get(password) if not url else None
         context = browser.new_context(viewport={"width": 1280, "height": 900}, storage_state=known, **options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         made = Watched(context, url or site.url)
         watched.append(made)
@@ -253,7 +252,7 @@ def test_the_policy_holds_where_an_escape_would_be_forgotten(opened: Open) -> No
     page.evaluate(
         "document.querySelector('#said').innerHTML = '<img src=x onerror=\"window.harmed=1\"><b style=\"top:0\">'"
     )
-    eventually(lambda: page.evaluate("1") and watched.wrong, 10, "the violations are seen")
+    eventually(lambda: page.evaluate("1") and watched.wrong, 60, "the violations are seen")
     assert page.evaluate("window.harmed") is None
     assert any("policy: script-src" in line for line in watched.wrong), watched.wrong
     watched.wrong.clear()
@@ -456,16 +455,16 @@ def test_live_tail(opened: Open, site: Site) -> None:
     expect(tail.first).to_contain_text("succeeded")
     expect(said).to_have_text("")
     page.get_by_label("succeeded").uncheck()
-    eventually(lambda: page.evaluate("1") and joined(site) == [11], 10, "the choice has reached the server")
+    eventually(lambda: page.evaluate("1") and joined(site) == [11], 60, "the choice has reached the server")
     publish("task-succeeded")
     publish("task-retried")
     expect(tail).to_have_count(3)
     page.get_by_role("button", name="Pause").click()
     expect(said).to_contain_text("Paused.")
-    eventually(lambda: page.evaluate("1") and not site.hub.heard, 10, "it has left")
+    eventually(lambda: page.evaluate("1") and not site.hub.heard, 60, "it has left")
     publish("task-failed")
     page.get_by_role("button", name="Go on").click()
-    eventually(lambda: page.evaluate("1") and site.hub.heard, 10, "it is back")
+    eventually(lambda: page.evaluate("1") and site.hub.heard, 60, "it is back")
     publish("task-failed")
     expect(tail).to_have_count(4)
     # Whoever looks at another tab costs nothing.
@@ -473,9 +472,9 @@ def test_live_tail(opened: Open, site: Site) -> None:
         "Object.defineProperty(document, 'hidden', {get: () => window.away ?? false, configurable: true});"
         "window.away = true; document.dispatchEvent(new Event('visibilitychange'))"
     )
-    eventually(lambda: page.evaluate("1") and not site.hub.heard, 10, "it has left")
+    eventually(lambda: page.evaluate("1") and not site.hub.heard, 60, "it has left")
     page.evaluate("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
-    eventually(lambda: page.evaluate("1") and site.hub.heard, 10, "it is back")
+    eventually(lambda: page.evaluate("1") and site.hub.heard, 60, "it is back")
     publish("task-failed")
     expect(tail).to_have_count(5)
 

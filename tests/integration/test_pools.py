@@ -30,6 +30,8 @@ SHORT, LONG = 6, 3600
 # Far from both, also where a busy machine looks at its clocks late.
 BETWEEN = 10
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 HEAVY = Pool(name="heavy", queues=("mail",), time_limit=LONG)
 POOLS = {
     "WARREN_QUEUES": "default",
@@ -68,7 +70,7 @@ def test_each_pool_has_its_own_limits_whoever_sends(
     given = sleep.apply_async((1000,), queue="mail", time_limit=2)
     running = sleep.apply_async((1000,), queue="mail")
     eventually(lambda: running.state == "STARTED", 60)
-    answer = eventually(lambda: (one := where.find(s, [running.id])[running.id]).kind == "running" and one, 30)
+    answer = eventually(lambda: (one := where.find(s, [running.id])[running.id]).kind == "running" and one, 60)
     assert f"of at most {LONG} s" in answer.line
     with pytest.raises(LIMIT):
         short.get(timeout=60)

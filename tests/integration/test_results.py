@@ -126,4 +126,4 @@ def test_a_caller_that_ends_leaves_no_queue(broker: Broker) -> None:
     assert done.returncode == 0, done.stderr
     result, queue = done.stdout.split()
     assert result == "5"
-    eventually(lambda: queue not in broker.queues(), 20, f"{queue} is gone")
+    eventually(lambda: queue not in broker.queues(), 60, f"{queue} is gone")

@@ -80,7 +80,7 @@ def test_a_worker_finds_out_that_its_broker_is_silent(
     direct = {"CELERY_BROKER_URL": broker.url("worker").replace(f"{HOST}:{broker.amqp}", f"{line.address}:5672")}
     first, second = make_worker(values=direct), make_worker(values=direct)
     running = sleep.delay(2)
-    eventually(lambda: any(f"{running.id}] received" in one.text for one in (first, second)), 30, first.tail)
+    eventually(lambda: any(f"{running.id}] received" in one.text for one in (first, second)), 60, first.tail)
     with silent(line):
         # One is told to stop before it can know, and hears it.
         second.signal(signal.SIGTERM)

@@ -16,13 +16,13 @@ def test_no_deprecated_feature_is_in_use(
 ) -> None:
     if broker.version < (4, 0):
         pytest.skip("RabbitMQ tells of deprecated features since 4.0")
-    assert add.delay(2, 3).get(timeout=20) == 5
-    assert add.apply_async((3, 4), countdown=1).get(timeout=20) == 7
+    assert add.delay(2, 3).get(timeout=60) == 5
+    assert add.apply_async((3, 4), countdown=1).get(timeout=60) == 7
     running = sleep.delay(100)
     monitor.says(f"Status: STARTED[app.tasks.sleep] ID {running.id}")
     ops.control.revoke(running.id, terminate=True)
     monitor.says(f"Status: REVOKED[app.tasks.sleep] ID {running.id}")
-    eventually(lambda: worker.node in flower.get("/api/workers"), 30, "Flower knows the worker")
+    eventually(lambda: worker.node in flower.get("/api/workers"), 60, "Flower knows the worker")
     # With all of them still connected.
     assert broker.api("GET", "deprecated-features").status == 200
     assert broker.api("GET", "deprecated-features/used").body == []

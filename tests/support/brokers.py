@@ -24,12 +24,16 @@ from tests.support.eventually import eventually
 from tests.support.login import basic
 from tests.support.ports import free_port
 
-__all__ = ["HOST", "Answer", "Broker", "only"]
+__all__ = ["HOST", "RECOVERED", "Answer", "Broker", "only"]
 
 HOST = "127.0.0.1"
 
 # Seconds. A broker starts within ten; on a machine whose cores are all busy, in minutes. All tests of a broker share its start.
 START_PATIENCE = 300
+
+# Seconds until all is as it was before a broker was killed: it recovers queues and streams in the background, and workers look
+# for it less and less often. Until it misses a client that vanished with its network, it takes as long.
+RECOVERED = 240
 
 
 def only(broker: Broker, *names: str, because: str) -> None:
@@ -134,7 +138,7 @@ class Broker(ABC):
     def api(self, method: str, path: str, body: Any = None, role: str = "admin", password: str | None = None) -> Answer:
         """What the management API answers to ``role``."""
         login = basic(role, password or self.secrets.get(role, role))
-        connection = http.client.HTTPConnection(HOST, self.management, timeout=10)
+        connection = http.client.HTTPConnection(HOST, self.management, timeout=30)
         try:
             connection.request(
                 method,
@@ -160,7 +164,7 @@ class Broker(ABC):
             userid=role,
             password=password or self.secrets.get(role, role),
             virtual_host=VHOST,
-            connect_timeout=10,
+            connect_timeout=30,
         )
         try:
             made.connect()
@@ -201,4 +205,4 @@ class Broker(ABC):
                     channel.queue_purge(name)
             return True
 
-        eventually(emptied, 30, "no consumer is left")
+        eventually(emptied, RECOVERED, "no consumer is left")

@@ -15,7 +15,7 @@ INTERVAL = 0.05
 
 
 def eventually(
-    fact: Callable[[], T | Literal[False] | None], timeout: float = 30, describe: str | Callable[[], str] = ""
+    fact: Callable[[], T | Literal[False] | None], timeout: float = 60, describe: str | Callable[[], str] = ""
 ) -> T:
     """The first true value of ``fact``, which is asked again and again; an exception counts as "not yet".
 

@@ -74,9 +74,9 @@ class Process:
         """SIGKILL to the whole group, as when a host or container dies."""
         with suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
-        self.popen.wait(10)
+        self.popen.wait(60)
 
-    def end(self, timeout: float = 30) -> int:
+    def end(self, timeout: float = 120) -> int:
         """SIGTERM, as every platform stops it; its exit code."""
         if self.popen.poll() is None:
             self.popen.terminate()

@@ -99,7 +99,7 @@ class Monitor(Process):
             folder / "monitor.log",
         )
 
-    def says(self, *words: str, timeout: float = 30) -> str:
+    def says(self, *words: str, timeout: float = 60) -> str:
         """The first line that has all of ``words``."""
         return eventually(
             lambda: next((line for line in self.lines if all(word in line for word in words)), None) or "",
@@ -112,7 +112,7 @@ class Monitor(Process):
         request = urllib.request.Request(f"http://{HOST}:{self.port}{path}")
         request.add_header("Authorization", f"Bearer {token or self.token}")
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=30) as answer:
                 status, text = answer.status, answer.read()
         except urllib.error.HTTPError as error:
             status, text = error.code, error.read()

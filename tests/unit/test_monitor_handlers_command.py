@@ -145,8 +145,12 @@ def test_a_program_that_vanishes_is_a_failure(tmp_path: Path) -> None:
 )
 def test_one_that_takes_too_long_is_killed_with_what_it_started(tmp_path: Path, script: str) -> None:
     file = tmp_path / "pid"
-    with pytest.raises(Failure, match="did not end within 1 s and was killed"):
-        sh(script, str(file), timeout=1)(event())
+    for seconds in (1, 10, 60):
+        with pytest.raises(Failure, match=f"did not end within {seconds} s and was killed"):
+            sh(script, str(file), timeout=seconds)(event())
+        # A busy machine may not let it start anything so soon.
+        if file.exists():
+            break
     eventually(lambda: ended(int(file.read_text())), 20, "its child is gone")
 
 
