@@ -52,6 +52,8 @@ class Alive(bootsteps.StartStopStep):
         self.timer = worker.timer.call_repeatedly(TICK, self.file.touch, priority=10)
 
     def stop(self, worker: Any) -> None:
+        # On a busy host a tick that is due would leave the file of a worker that is gone.
+        self.timer.cancel()
         self.file.unlink(missing_ok=True)
 
 
