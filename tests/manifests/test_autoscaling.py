@@ -51,6 +51,8 @@ def test_keda_counts_in_workers_and_leaves_their_number_to_itself(scaled: Manife
     assert trigger["metadata"]["value"] == pod["containers"][0]["resources"]["limits"]["cpu"]
     assert celery.conf.worker_prefetch_multiplier == 1
     assert spec["cooldownPeriod"] > pod["terminationGracePeriodSeconds"]
+    # Where it is left out, a KEDA of 2.17.0 refuses the fallback.
+    assert spec["fallback"] and trigger["metricType"] == "AverageValue"
 
 
 def test_keda_counts_all_queues_of_the_workers_together(scaled: Manifests) -> None:
