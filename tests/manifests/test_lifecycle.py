@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from tests.support.manifests import Manifest, pods, rendered
@@ -23,6 +24,12 @@ def workers(manifests: Manifests) -> list[Manifest]:
 
 def brokers(manifests: Manifests) -> list[dict[str, Any]]:
     return [one["spec"] for one in manifests if one["kind"] == "StatefulSet"]
+
+
+def broker_templates(manifests: Manifests) -> list[dict[str, Any]]:
+    """Of our broker's pods, or of what RabbitMQ's operator is to put over its own."""
+    operated = [one["spec"]["override"]["statefulSet"]["spec"] for one in manifests if one["kind"] == "RabbitmqCluster"]
+    return [spec["template"] for spec in (*brokers(manifests), *operated)]
 
 
 def seconds(probe: dict[str, Any]) -> int:
@@ -74,6 +81,18 @@ def test_the_broker_is_given_time_to_recover_and_to_hand_over(manifests: Manifes
         assert pod["terminationGracePeriodSeconds"] == (600 if spec.get("replicas", 1) > 1 else 60)
         assert spec["podManagementPolicy"] == "Parallel"
         assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+
+
+def test_a_broker_may_open_thousands_of_files(manifests: Manifests) -> None:
+    found = (one["data"] for one in manifests if "warren-broker-scripts" in one["metadata"]["name"])
+    scripts: dict[str, str] = next(found, {})
+    for template in broker_templates(manifests):
+        (container,) = template["spec"]["containers"]
+        _, script = container["command"]
+        # The operator's is for production, which has the script that it names.
+        if script != "/scripts/run" and (text := scripts.get(script.removeprefix("/scripts/"))):
+            assert text.endswith("\nexec bash /scripts/run\n")
+        assert re.search(r"^ulimit -Sn .*\b65536\b", scripts["run"], re.MULTILINE)
 
 
 def test_the_broker_is_the_last_to_go_when_a_node_runs_short(manifests: Manifests) -> None:
