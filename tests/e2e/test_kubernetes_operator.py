@@ -104,9 +104,15 @@ def generations(cluster: Cluster) -> dict[str, int]:
 def test_the_operator_makes_a_broker_of_three_nodes_with_all_queues_on_each(cluster: Cluster, ledger: Operated) -> None:
     ledger.await_whole()
     assert {"default", "dead_letters", "celery.events", "celery.revoked"} <= set(ledger.copies())
-    found = {one["metadata"]["name"]: one["spec"]["nodeName"] for one in cluster.items("pods", BROKERS)}
+    nodes = cluster.items("pods", BROKERS)
+    found = {one["metadata"]["name"]: one["spec"]["nodeName"] for one in nodes}
     assert sorted(found) == NODES
     assert len(set(found.values())) == 3
+    for one in nodes:
+        # Those of the operator, too: its broker must not keep a node that cluster-autoscaler would take away.
+        disposable = one["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"]
+        local = {volume["name"] for volume in one["spec"]["volumes"] if "emptyDir" in volume}
+        assert set(disposable.split(",")) == local
     good = {"AllReplicasReady": "True", "ClusterAvailable": "True", "NoWarnings": "True", "ReconcileSuccess": "True"}
     eventually(lambda: conditions(cluster) == good, LONG, lambda: f"{broker(cluster)['status']}")
 

@@ -12,6 +12,11 @@ Manifests = tuple[Manifest, ...]
 
 NAME = "app.kubernetes.io/name"
 COMPONENT = "app.kubernetes.io/component"
+# cluster-autoscaler takes no node away that has a pod with another volume on it.
+DISPOSABLE = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+
+# Those that RabbitMQ's operator gives a broker's pods by itself (tests/e2e/test_kubernetes_operator.py sees them).
+OPERATORS = {"rabbitmq-erlang-cookie", "rabbitmq-plugins"}
 
 
 def deployments(manifests: Manifests) -> list[Manifest]:
@@ -109,6 +114,18 @@ def test_the_broker_is_the_last_to_go_when_a_node_runs_short(manifests: Manifest
         assert all(ranks["rabbitmq"] > rank for name, rank in ranks.items() if name != "rabbitmq")
     # Who is put out of its place could be anybody's.
     assert {one["preemptionPolicy"] for one in there.values()} == {"Never"}
+
+
+def test_nodes_that_nobody_needs_may_be_taken_away(manifests: Manifests) -> None:
+    # Not those of Jobs: they end, and a node with pods that have ended can go.
+    lasting = [one["spec"]["template"] for one, _ in pods(manifests) if one["kind"] != "Job"]
+    operated = [one for one in broker_templates(manifests) if one not in lasting]
+    assert lasting
+    for template in (*lasting, *operated):
+        ours = {volume["name"] for volume in template["spec"]["volumes"] if "emptyDir" in volume}
+        named = template["metadata"]["annotations"][DISPOSABLE].split(",")
+        assert len(set(named)) == len(named)
+        assert set(named) == (ours | OPERATORS if template in operated else ours)
 
 
 def test_probes_leave_a_busy_pod_time_to_answer(manifests: Manifests) -> None:
