@@ -292,7 +292,7 @@ def test_down_stops_workers_first_and_keeps_data_unless_told(home: Path) -> None
     platform.down(volumes=True)
     assert runner.ran == [
         *down,
-        f"{KUBECTL} delete persistentvolumeclaims data-rabbitmq-0 history --ignore-not-found",
+        f"{KUBECTL} delete persistentvolumeclaims data-rabbitmq-0 history --ignore-not-found --timeout=120s",
     ]
 
 
@@ -662,6 +662,20 @@ def test_down_that_waits_for_a_node_that_is_away_says_the_way_out(home: Path, no
     )
     assert caught.value.code is ExitCode.TIMEOUT
     assert force not in runner.ran
+
+
+def test_down_that_waits_for_claims_that_something_uses_says_how_to_find_it(home: Path) -> None:
+    history = {"metadata": {"name": "history", "labels": {"app.kubernetes.io/part-of": "warren"}}}
+    listed = f"{READ} get persistentvolumeclaims --output"
+    platform, _ = made({listed: items(history), f"{KUBECTL} delete persistentvolumeclaims": EXPIRED})
+    with pytest.raises(WarrenError) as caught:
+        platform.down(volumes=True)
+    assert str(caught.value) == (
+        "dev/warren: all is stopped, but something still uses the claims history: "
+        f"`{KUBECTL} describe persistentvolumeclaims history` shows which pods do (Used By); when these are gone, "
+        "`invoke down --volumes` again"
+    )
+    assert caught.value.code is ExitCode.TIMEOUT
 
 
 def test_no_kubectl_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

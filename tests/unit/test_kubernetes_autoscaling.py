@@ -170,8 +170,48 @@ def test_a_pool_that_ends_takes_its_autoscaler_along(home: Path) -> None:
 def test_down_ends_autoscalers_before_what_they_scale(home: Path) -> None:
     platform, runner = made(by_keda())
     platform.down(volumes=False)
-    assert runner.ran[0] == f"{KUBECTL} delete scaledobjects.keda.sh/worker"
+    assert runner.ran[0] == f"{KUBECTL} delete scaledobjects.keda.sh/worker --ignore-not-found --timeout=120s"
     assert runner.ran[1].startswith(f"{KUBECTL} delete deployments")
+
+
+EXPIRED = WarrenError(
+    "`kubectl` ended with exit code 1: error: timed out waiting for the condition on scaledobjects/worker",
+    ExitCode.FAILED,
+)
+
+
+def test_down_stops_all_else_where_no_keda_lets_go_and_says_what_to_do(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ScaledObject has a finalizer, and would be waited for without end."""
+    platform, runner = made({**by_keda(), f"{KUBECTL} delete scaledobjects": EXPIRED})
+    for _ in range(2):
+        with pytest.raises(WarrenError) as caught:
+            platform.down(volumes=False)
+        patch = f'{KUBECTL} patch scaledobjects.keda.sh/worker --type=merge \'--patch={{"metadata":{{"finalizers":null}}}}\''
+        assert str(caught.value) == (
+            "dev/warren: all else is stopped, but KEDA does not let scaledobjects.keda.sh/worker go; start KEDA, which then "
+            f"does, or, where it is gone for good, let go yourself: `{patch}`"
+        )
+        assert caught.value.code is ExitCode.TIMEOUT
+        assert "KEDA does not let scaledobjects.keda.sh/worker go; stopping the rest" in capsys.readouterr().err
+    assert sum("delete deployments,statefulsets" in line for line in runner.ran) == 2
+
+
+def test_down_is_done_where_keda_lets_go_meanwhile(home: Path) -> None:
+    there = items(scaled_object())
+    answers = {SCALED_OBJECTS: [there, there, items()], HPAS: items(), f"{KUBECTL} delete scaledobjects": EXPIRED}
+    platform, runner = made(answers)
+    platform.down(volumes=False)
+    assert any("delete deployments,statefulsets" in line for line in runner.ran)
+
+
+def test_down_tells_of_no_keda_where_something_else_is_wrong(home: Path) -> None:
+    refused = WarrenError("`kubectl` ended with exit code 1: Error from server (Forbidden): x", ExitCode.FAILED)
+    for found in (by_keda(), by_hpa()):
+        platform, _ = made({**found, f"{KUBECTL} delete scaled": refused, f"{KUBECTL} delete horizontal": refused})
+        with pytest.raises(WarrenError, match="the cluster forbids it"):
+            platform.down(volumes=False)
 
 
 # --- the overlay

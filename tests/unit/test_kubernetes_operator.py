@@ -89,7 +89,8 @@ def test_down_keeps_its_data_unless_they_may_go(home: Path) -> None:
     platform.down(volumes=True)
     assert runner.ran[-6:-2] == stopped
     assert runner.ran[-2] == f"{KUBECTL} delete {BROKERS}/rabbitmq --cascade=foreground --timeout=660s"
-    assert runner.ran[-1] == f"{KUBECTL} delete persistentvolumeclaims persistence-rabbitmq-server-0 --ignore-not-found"
+    claim = "persistentvolumeclaims persistence-rabbitmq-server-0"
+    assert runner.ran[-1] == f"{KUBECTL} delete {claim} --ignore-not-found --timeout=120s"
 
 
 def test_where_the_cluster_knows_no_operator_there_is_none_of_it(home: Path) -> None:

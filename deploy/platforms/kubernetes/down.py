@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note
-from deploy.platforms.kubernetes import away, broker, generated, operated, pods, pools
-from deploy.platforms.kubernetes.autoscaling import autoscalers
+from deploy.platforms.kubernetes import away, broker, generated, held, operated, pods, pools
 from deploy.platforms.kubernetes.kubectl import PART, Kubectl
 from deploy.services import is_worker
 
@@ -38,9 +37,8 @@ def in_turn(kubectl: Kubectl, grace: int, volumes: bool) -> None:
         workers = any(is_worker(pods.service(pod)) for pod in kubectl.stack("pods"))
         first = f", workers first, when their tasks have ended ({grace} s at most)"
         kubectl.note(f"stopping the stack{first if workers else ''}")
-    if scalers := autoscalers(kubectl).values():
-        # One that finds nothing to scale looks again only after minutes.
-        kubectl.run("delete", *(one.resource for one in scalers))
+    # One that finds nothing to scale looks again only after minutes.
+    let_go = held.end_autoscalers(kubectl)
     # While the broker is there they end their tasks, acknowledge them and give back the others.
     delete(kubectl, "deployments", pools.WORKERS, grace + PATIENCE)
     if not volumes:
@@ -51,6 +49,8 @@ def in_turn(kubectl: Kubectl, grace: int, volumes: bool) -> None:
     if volumes:
         delete_data(kubectl)
         generated.sweep(kubectl)
+    if not let_go:
+        held.require_let_go(kubectl)
 
 
 def delete(kubectl: Kubectl, kinds: str, selector: str, patience: int) -> None:
@@ -75,11 +75,12 @@ def tell_broker(kubectl: Kubectl) -> None:
 def delete_data(kubectl: Kubectl) -> None:
     """Deletes the claims with our label, and those of the broker, which an overlay may have left without."""
     label, value = PART.split("=")
-    ours = [
-        one["metadata"]["name"]
-        for one in kubectl.list("persistentvolumeclaims", "")
-        if one["metadata"].get("labels", {}).get(label) == value or broker.holds(one)
-    ]
-    if ours:
-        # What the operator made goes with its broker, maybe just now.
-        kubectl.run("delete", "persistentvolumeclaims", *ours, "--ignore-not-found")
+
+    def ours() -> list[str]:
+        return [
+            one["metadata"]["name"]
+            for one in kubectl.list("persistentvolumeclaims", "")
+            if one["metadata"].get("labels", {}).get(label) == value or broker.holds(one)
+        ]
+
+    held.delete_claims(kubectl, ours)
