@@ -34,12 +34,18 @@ def password_hash(password: str) -> str:
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
-def users(settings: Settings, secrets: Secrets) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The users of users.json, and their permissions. KEDA's is among them where ``secrets`` have a password for it."""
+def users(
+    settings: Settings, secrets: Secrets, others: bool = False
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The users of users.json, and their permissions. KEDA's is among them where ``secrets`` have a password for it.
+
+    None is an administrator where ``others`` run the broker: users are the same for all virtual hosts, and an import takes
+    over those that have these names.
+    """
     accounts, permissions = [], []
     queues = "|".join(settings.every_queue)
     for name, role in json.loads((FOLDER / "users.json").read_text()).items():
-        if name == KEDA and KEDA not in secrets:
+        if (name == KEDA and KEDA not in secrets) or (others and "administrator" in role["tags"]):
             continue
         accounts.append(
             {
@@ -57,8 +63,8 @@ def users(settings: Settings, secrets: Secrets) -> tuple[list[dict[str, Any]], l
     return accounts, permissions
 
 
-def definitions(settings: Settings, secrets: Secrets) -> dict[str, Any]:
-    """All that the broker loads at its start.
+def definitions(settings: Settings, secrets: Secrets, others: bool = False) -> dict[str, Any]:
+    """All that the broker loads at its start, or is to import where ``others`` run it.
 
     The files hold the pattern with the queue `default`; each queue of every pool takes its place. The queues of
     delayed delivery, which workers make too, are here so that a countdown can be sent before the first worker starts.
@@ -82,7 +88,7 @@ def definitions(settings: Settings, secrets: Secrets) -> dict[str, Any]:
     policies["celery.revoked"]["definition"]["max-age"] = settings.revokes_max_age
     for kind, items in delayed_delivery(settings).items():
         result[kind] += items
-    result["users"], result["permissions"] = users(settings, secrets)
+    result["users"], result["permissions"] = users(settings, secrets, others)
     return result
 
 

@@ -32,7 +32,7 @@ def render(s: Session, overlay: str) -> None:
 
 
 def definitions(s: Session) -> None:
-    """As RabbitMQ imports them: our users with their passwords' hashes, the virtual host, its queues and policies."""
+    """As a RabbitMQ of others imports them: users with their passwords' hashes, the virtual host, its queues and policies."""
     from deploy.definitions import definitions
     from deploy.platforms.kubernetes import Kubernetes, passwords
     from deploy.secrets import KEDA, Secrets
@@ -40,7 +40,7 @@ def definitions(s: Session) -> None:
     secrets = s.secrets
     if isinstance(s.platform, Kubernetes) and (password := passwords.of_keda(s.platform.kubectl)):
         secrets = Secrets({**secrets, KEDA: password})
-    say(json.dumps(definitions(s.settings, secrets), indent=1))
+    say(json.dumps(definitions(s.settings, secrets, others=True), indent=1))
 
 
 def diff(s: Session) -> None:

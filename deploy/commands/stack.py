@@ -461,6 +461,9 @@ def open_page(s: Session, page: str) -> None:
     if page not in pages:
         raise WarrenError(f"there is no page {page!r}; choose from {', '.join(pages)}", ExitCode.UNKNOWN)
     place, how = pages[page]
+    if page == "rabbitmq" and s.endpoints.broker_is_others:
+        # No administrator of ours is on it.
+        how = login(s, "ops", "ops")
     url = getattr(s.endpoints, place)
     say(f"{url}  ({how})")
     if s.runner.acts(f"python3 -m webbrowser {url}") and not webbrowser.open(url):

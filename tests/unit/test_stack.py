@@ -672,6 +672,15 @@ def test_pages(
     assert "no browser could be opened" in said.err
 
 
+def test_the_page_of_a_broker_of_others_is_for_nobody_who_changes_it(
+    secrets: Secrets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(webbrowser, "open", lambda _: True)
+    monkeypatch.setattr(Endpoints, "broker_is_others", True)
+    stack.open_page(session_on(Platform(), secrets), "rabbitmq")
+    assert capsys.readouterr().out.endswith("(user ops, password in .warren/secrets/ops)\n")
+
+
 def test_ctrl_c_is_how_a_page_is_left(
     secrets: Secrets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
