@@ -44,6 +44,17 @@ def test_an_external_broker_leaves_nothing_of_ours(option: Any) -> None:
     assert [each["metadata"]["name"] for each in manifests if each["kind"] == "PriorityClass"] == ["warren"]
 
 
+@pytest.mark.parametrize(
+    "pair", ["external-broker+tls", "rabbitmq-operator+tls", "external-broker+namespaced", "worker-pool+keda"]
+)
+def test_which_of_two_comes_first_is_left_to_the_user(pair: str) -> None:
+    def found(*components: str) -> dict[tuple[str, str], Manifest]:
+        return {(each["kind"], each["metadata"]["name"]): each for each in rendered("+".join(("dev", *components)))}
+
+    first, second = pair.split("+")
+    assert found(first, second) == found(second, first)
+
+
 def test_addresses_of_an_external_broker_name_only_what_comes_before_them(option: Any) -> None:
     manifests = option("external-broker")
     files = {each["metadata"]["name"]: each["data"] for each in manifests if each["kind"] == "ConfigMap"}
@@ -75,6 +86,9 @@ def test_who_has_one_namespace_is_asked_for_nothing_of_the_clusters() -> None:
 
 def test_the_operators_broker_gets_what_ours_would(option: Any) -> None:
     manifests = option("rabbitmq-operator", "production")
+    # Which makes its own under the same names.
+    ours = {("StatefulSet", "rabbitmq"), ("Service", "rabbitmq"), ("Service", "rabbitmq-nodes")}
+    assert not ours & {(each["kind"], each["metadata"]["name"]) for each in manifests}
     cluster = one(manifests, "RabbitmqCluster", "rabbitmq")["spec"]
     pod = cluster["override"]["statefulSet"]["spec"]["template"]["spec"]
     (configure,), (broker,) = pod["initContainers"], pod["containers"]

@@ -33,9 +33,9 @@ def alone_or_with(overlay: str) -> list[str]:
 # Those that are likely to be taken together, in the order that docs name.
 TOGETHER = [
     "dev+worker-pool+keda+namespaced",
-    "production+worker-pool+keda+external-broker",
+    "production+worker-pool+keda+external-broker+tls",
     "production+tls+ingress+hpa",
-    "production+rabbitmq-operator+keda+monitoring+namespaced",
+    "production+rabbitmq-operator+keda+monitoring+tls+namespaced",
 ]
 
 # Each overlay, and each component on top of each.
