@@ -27,8 +27,9 @@ def render(s: Session, overlay: str) -> None:
     image = ClusterImage(s.settings, s.runner)
     base = rendered.render(place, s.runner)
     setup = Setup.of(base, image.setup())
-    folder = overlays.write(s.settings, image.name(), place, {}, Scalers.of(base, {}), setup)
-    say(s.runner.read(["kubectl", "kustomize", str(folder)]).rstrip())
+    with overlays.apart() as folder:
+        overlays.write(s.settings, image.name(), place, {}, Scalers.of(base, {}), setup, folder)
+        say(s.runner.read(["kubectl", "kustomize", str(folder)]).rstrip())
 
 
 def definitions(s: Session) -> None:
@@ -49,7 +50,7 @@ def diff(s: Session) -> None:
     if platform.kubectl.own_namespace() is None:
         note(f"{platform.kubectl.place}: there is no such namespace yet, so all would be new; `invoke render` shows it")
         raise SystemExit(1)
-    if platform.kubectl.differs("--kustomize", platform.overlay()):
+    if platform.differs():
         raise SystemExit(1)
     if not s.runner.dry:
         note(f"{platform.kubectl.place}: nothing would change")

@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from app.pools import Pool
+from deploy.commands import manifests as commands
 from deploy.paths import ROOT
 from deploy.platforms.kubernetes import overlay, rendered
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.platforms.kubernetes.setup import Setup
 from deploy.run import Runner
+from deploy.session import Session
 from deploy.settings import Settings
 from tests.support.manifests import Manifest, render
 
@@ -86,6 +89,18 @@ def spec(manifests: list[Manifest], kind: str, name: str) -> dict[str, Any]:
 
 
 DIFFERENT = Settings(queues=("default", "mail"), worker_concurrency="4", workers=2, task_time_limit=100, pools=(HEAVY,))
+
+
+def test_what_is_shown_is_what_would_be_applied(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    applied = with_options(folder, DIFFERENT, "keda")
+    session = Session(Runner())
+    session.settings = replace(DIFFERENT, app_image="warren-app:1")
+    commands.render(session, str(folder.parent / "mine"))
+    shown = list(yaml.safe_load_all(capsys.readouterr().out))
+    for name in ("worker", "worker-heavy"):
+        assert deployment(shown, name) == deployment(applied, name)
+    # Some names end in a hash of what is in them.
+    assert [one["metadata"]["name"] for one in shown] == [one["metadata"]["name"] for one in applied]
 
 
 def test_each_pool_has_a_scaler_for_its_own_queues(folder: Path) -> None:

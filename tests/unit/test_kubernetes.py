@@ -815,6 +815,26 @@ def test_who_may_not_look_at_namespaces_has_one_and_may_compare(home: Path) -> N
     assert compared.startswith(f"{KUBECTL} diff --kustomize")
 
 
+def test_what_is_only_looked_at_is_not_what_another_command_applies(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heavy = Pool(name="heavy", queues=("video",), time_limit=600, concurrency="1", workers=1)
+    platform, runner = made({f"{READ} get namespace": "{}"}, pools=(heavy,))
+    session = Session(runner, "kubernetes")  # type: ignore[arg-type]
+    session.__dict__.update(platform=platform, settings=platform.settings)
+    before = Path(platform.overlay())
+    there = {file: file.read_text() for file in before.rglob("kustomization.yaml")}
+    assert len(there) == 2
+    manifests.diff(session)
+    manifests.render(session, "production")
+    looked = [runner.attached[-1].split()[-1], runner.read_[-1].split()[-1]]
+    capsys.readouterr()
+    assert {file: file.read_text() for file in before.rglob("*.yaml")} == there
+    # Nor does anything stay of it, with a password perhaps.
+    assert [one.name for one in (home / ".warren" / "kubernetes").iterdir()] == ["overlay"]
+    assert len({*looked, str(before)}) == 3 and not any(Path(one).exists() for one in looked)
+
+
 def test_a_comparison_that_fails_is_no_difference(home: Path) -> None:
     said = 'configmaps "x" is forbidden: User "jo" cannot patch resource "configmaps"'
     failed = WarrenError(f"`kubectl diff` ended with exit code 2: {said}", ExitCode.FAILED)

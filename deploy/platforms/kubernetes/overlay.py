@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from app.environment import as_text
 from app.pools import POOLS, Pool
 from deploy.errors import ExitCode, WarrenError
-from deploy.paths import ROOT, STATE, write_private
+from deploy.paths import ROOT, STATE, private_folder, write_private
 from deploy.platforms.kubernetes.kubectl import PART
 from deploy.platforms.kubernetes.pods import SERVICE
 from deploy.platforms.kubernetes.scalers import Scalers
@@ -20,8 +22,9 @@ from deploy.private import without_secrets
 from deploy.services import known_to_all, of_its_workers, of_pool
 from deploy.settings import Settings, dotenv, known
 
-__all__ = ["FOLDER", "OURS", "base", "images", "names", "ours", "text", "write"]
+__all__ = ["FOLDER", "OURS", "apart", "base", "images", "names", "ours", "text", "write"]
 
+# What is applied, by whoever has the lock.
 FOLDER = STATE / "kubernetes" / "overlay"
 KUSTOMIZATION = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
 # The label of the pools that are made from the settings.
@@ -60,6 +63,13 @@ def ours(place: Path) -> bool:
     return place.parent == (ROOT / "k8s" / "overlays").resolve()
 
 
+@contextmanager
+def apart() -> Iterator[Path]:
+    """A folder for an overlay that is only looked at, while another command may apply the one in FOLDER; it goes again."""
+    with tempfile.TemporaryDirectory(prefix="look-", dir=private_folder(FOLDER.parent)) as name:
+        yield Path(name)
+
+
 def write(
     settings: Settings,
     image: str,
@@ -67,19 +77,22 @@ def write(
     scaled: Mapping[str, int | None],
     scalers: Scalers = NOBODY,
     setup: Setup = SAME,
+    folder: Path | None = None,
 ) -> Path:
-    """Writes the overlay over ``place`` and says where.
+    """Writes the overlay over ``place`` into ``folder``, or where it is applied from, and says where.
 
     ``scaled`` is what it says of the number of workers, by service: None takes away what ``place`` says; of a service that
     it does not have, nothing is said. ``scalers`` is what ``place`` has to decide on it, ``setup`` the image for its broker.
     """
-    content = kustomization(settings, image, os.path.relpath(place, FOLDER), scaled)
+    folder = folder or FOLDER
+    content = kustomization(settings, image, os.path.relpath(place, folder), scaled)
     content["patches"] += scalers.patches(settings.default_pool)
     for pool in settings.pools:
-        write_private(FOLDER / of_pool(pool) / "kustomization.yaml", text(pool_of_workers(pool, scalers)))
+        own = folder / of_pool(pool)
+        write_private(own / "kustomization.yaml", text(pool_of_workers(pool, scalers, own)))
         content["resources"].append(of_pool(pool))
     if setup.kinds:
-        write_private(FOLDER / FILE, json.dumps(setup.resource()))
+        write_private(folder / FILE, json.dumps(setup.resource()))
         content["resources"].append(FILE)
         content["replacements"] = setup.replacements()
     if (ROOT / "app.env").exists():
@@ -87,10 +100,10 @@ def write(
     if private := changed(settings, secret=True):
         content["secretGenerator"].append({"name": "private-settings", "literals": quoted(private)})
     if settings.flower_oauth2_secret:
-        write_private(FOLDER / "flower-oauth.env", f"FLOWER_OAUTH2_SECRET={settings.flower_oauth2_secret}\n")
+        write_private(folder / "flower-oauth.env", f"FLOWER_OAUTH2_SECRET={settings.flower_oauth2_secret}\n")
         content["secretGenerator"].append({"name": "flower-oauth", "envs": ["flower-oauth.env"]})
-    write_private(FOLDER / "kustomization.yaml", text(content))
-    return FOLDER
+    write_private(folder / "kustomization.yaml", text(content))
+    return folder
 
 
 def own_literals() -> list[str]:
@@ -141,13 +154,16 @@ def kustomization(settings: Settings, image: str, place: str, scaled: Mapping[st
     }
 
 
-def pool_of_workers(pool: Pool, scalers: Scalers) -> dict[str, Any]:
-    """The default pool's workers under another name, with queues and limits of their own (from the ConfigMap, by its name)."""
+def pool_of_workers(pool: Pool, scalers: Scalers, folder: Path) -> dict[str, Any]:
+    """The default pool's workers under another name, with queues and limits of their own (from the ConfigMap, by its name).
+
+    It is to stand in ``folder``.
+    """
     spec = of_pods({**grace(pool), "containers": [own_variables(of_its_workers(pool))]})
     whole = {"app.kubernetes.io/instance": "warren", "app.kubernetes.io/part-of": "warren"}
     return {
-        "resources": [os.path.relpath(ROOT / "k8s" / "base" / "worker", FOLDER / of_pool(pool))],
-        "components": scalers.components(FOLDER / of_pool(pool)),
+        "resources": [os.path.relpath(ROOT / "k8s" / "base" / "worker", folder)],
+        "components": scalers.components(folder),
         "nameSuffix": f"-{pool.name}",
         "labels": [
             {"pairs": {SERVICE: of_pool(pool)}, "includeSelectors": True},

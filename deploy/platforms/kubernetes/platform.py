@@ -145,15 +145,26 @@ class Kubernetes:
                 f"delete {ours}` ends it, and leaves its volume"
             )
 
-    def overlay(self) -> str:
-        """Writes the overlay of this checkout and says its folder, as kubectl takes it from the project's folder."""
+    def differs(self) -> bool:
+        """Shows what an apply would change, and says whether it would."""
+        if self.runner.dry:
+            return self.kubectl.differs("--kustomize", self.overlay())
+        with overlay.apart() as folder:
+            return self.kubectl.differs("--kustomize", self.overlay(folder))
+
+    def overlay(self, folder: Path | None = None) -> str:
+        """Writes the overlay of this checkout, into ``folder`` or where it is applied from.
+
+        Says where, as kubectl takes it from the project's folder.
+        """
         place = self.place
+        folder = folder or overlay.FOLDER
         if not self.runner.dry:
             scalers = Scalers.of(self.rendered, self.autoscalers())
             self.others_broker = scalers.outside
             setup = Setup.of(self.rendered, self.image.setup())
-            overlay.write(self.settings, self.image.name(), place, pools.scaled(self.kubectl), scalers, setup)
-        return os.path.relpath(overlay.FOLDER, ROOT)
+            overlay.write(self.settings, self.image.name(), place, pools.scaled(self.kubectl), scalers, setup, folder)
+        return os.path.relpath(folder, ROOT)
 
     def apply(self) -> None:
         self.require_upgradable()
