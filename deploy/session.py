@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from deploy.output import note
 from deploy.paths import ROOT
 from deploy.run import Runner
 
@@ -33,6 +34,8 @@ class Session:
     """What --edge or --no-edge says. To be set before the settings are read."""
     confirmed: bool = False
     """Whether --yes was said."""
+    placed: bool = False
+    """Whether it was said where the stack is."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -57,6 +60,17 @@ class Session:
     @cached_property
     def endpoints(self) -> Endpoints:
         return self.platform.endpoints()
+
+    def acts(self, line: str) -> bool:
+        """As :meth:`Runner.acts`, for what is done to the stack; once, and where that is elsewhere, it is said first where.
+
+        Not on standard output: what a command prints there is for scripts too.
+        """
+        if not self.placed:
+            self.placed = True
+            if place := self.endpoints.place:
+                note(f"{place}:")
+        return self.runner.acts(line)
 
     def broker_url(self, role: str) -> str:
         from deploy.services import broker_url

@@ -179,7 +179,7 @@ def requeue(s: Session, choice: Choice, queue: str, as_json: bool) -> None:
         row = {"id": letter.id, "name": letter.name, "queue": goes_to, "reason": letter.reason}
         if goes_to not in known:
             left.append(row)
-        elif s.runner.acts(f"publish {letter.id} to {goes_to} as user producer, then drop it from {QUEUE}"):
+        elif s.acts(f"publish {letter.id} to {goes_to} as user producer, then drop it from {QUEUE}"):
             sender.send(letter, goes_to)
             letters.drop(letter)
             done.append(row)
@@ -240,7 +240,7 @@ def drop(s: Session, choice: Choice, as_json: bool, yes: bool) -> None:
 
     def take(letters: Letters, letter: Letter) -> None:
         # Those that came after the question are not what was answered.
-        if letter_key(letter) in doomed and s.runner.acts(f"drop {letter.id} from {QUEUE}"):
+        if letter_key(letter) in doomed and s.acts(f"drop {letter.id} from {QUEUE}"):
             letters.drop(letter)
             dropped.append(letter.id)
 

@@ -126,7 +126,7 @@ def purge(s: Session, queue: str, yes: bool, as_json: bool) -> None:
     with channel(s) as opened:
         # Passive: it asks only. The management API's numbers are some seconds old.
         waiting = int(opened.queue_declare(queue, passive=True).message_count)
-        if not s.runner.acts(f"purge the queue {queue} ({tasks_in_words(waiting)})  # as user worker"):
+        if not s.acts(f"purge the queue {queue} ({tasks_in_words(waiting)})  # as user worker"):
             return
         if waiting and not yes:
             confirm(s, f"`purge {queue}` deletes {tasks_in_words(waiting)} for good: their senders wait for nothing")
@@ -201,7 +201,7 @@ def turn(s: Session, names: list[str], paused: bool, as_json: bool, pool: str) -
     from deploy.commands.control import connected, logs_of, refuse_under_alarm
 
     verb = "pause" if paused else "resume"
-    if not s.runner.acts(f"{verb} {' '.join(names)}  # kept in the stream celery.revoked, as user ops"):
+    if not s.acts(f"{verb} {' '.join(names)}  # kept in the stream celery.revoked, as user ops"):
         return
     refuse_under_alarm(s)
     with connected(s, "ops"):

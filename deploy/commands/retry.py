@@ -31,7 +31,7 @@ def retry(s: Session, ids: list[str], name: str, since: str, queue: str, yes: bo
             print_json([])
         note("no failed task matches")
         return
-    if not s.runner.acts("".join(f"POST /tasks/{task['id']}/retry  # of the monitor\n" for task in tasks).rstrip()):
+    if not s.acts("".join(f"POST /tasks/{task['id']}/retry  # of the monitor\n" for task in tasks).rstrip()):
         return
     if not yes:
         ask(s, tasks, bool(ids))

@@ -89,7 +89,7 @@ def revoke(
         if not yes and not s.runner.dry:
             offer(s, found, terminate)
     ending = f"terminate {signal}" if terminate else "revoke"
-    if not s.runner.acts(f"celery -A app control {ending} {' '.join(ids)}  # as user ops; kept in celery.revoked"):
+    if not s.acts(f"celery -A app control {ending} {' '.join(ids)}  # as user ops; kept in celery.revoked"):
         return
     work = Work(s, ids, terminate, signal)
     work.tell()

@@ -147,7 +147,7 @@ def call(
         options["countdown"] = math.ceil(delay)
     line = ["celery", "-A", "app", "call", name, f"--args={json.dumps(values)}", f"--kwargs={json.dumps(named)}"]
     line += [f"--{option}={value}" for option, value in options.items()]
-    if not s.runner.acts(f"{shlex.join(line)}  # as user producer"):
+    if not s.acts(f"{shlex.join(line)}  # as user producer"):
         return
     with connected(s, "producer"):
         app = s.client("producer")

@@ -69,7 +69,7 @@ class Workers:
     def tell(self, method: str, **arguments: Any) -> dict[str, Any]:
         """As :meth:`ask`, for what changes something; nothing where this is a dry run."""
         words = " ".join(str(value) for value in arguments.values() if value is not None)
-        if not self.session.runner.acts(f"celery -A app control {method} {words}  # as user ops"):
+        if not self.session.acts(f"celery -A app control {method} {words}  # as user ops"):
             return {}
         return self._broadcast(method, self.known, arguments)
 
