@@ -99,6 +99,8 @@ class AppSettings(Variables, frozen=True, kw_only=True):
     revokes_max_age: Annotated[
         str, Meta(pattern=r"^[1-9][0-9]{0,5}[YMDhms]$", title="an age such as 7D, 12h or 30m")
     ] = "7D"
+    # Whether the pages lead everybody to HTTPS of whom a proxy in front says that they came by HTTP.
+    https_only: Annotated[bool, Meta(title="true or false")] = False
     monitor_format: Annotated[Literal["text", "json"], Meta(title="text or json")] = field(
         default="text", name="MONITOR_FORMAT"
     )
@@ -109,8 +111,8 @@ class AppSettings(Variables, frozen=True, kw_only=True):
     monitor_port: Annotated[int, Meta(ge=1, le=65535, title="a port from 1 to 65535")] = field(
         default=5556, name="MONITOR_PORT"
     )
-    # Whether a proxy is in front, through which all but this host's own programs come: then who asks is what X-Forwarded-For
-    # says. Who reaches the monitor beside the proxy may say there what it likes, and guess passwords without end.
+    # Whether a proxy is in front, through which all but this host's own programs come: then who asks is whom X-Forwarded-For
+    # names last. Who reaches the monitor beside the proxy may say there what it likes, and guess passwords without end.
     monitor_behind_proxy: Annotated[Literal["on", "off"], Meta(title="on or off")] = field(
         default="off", name="MONITOR_BEHIND_PROXY"
     )

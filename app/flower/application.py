@@ -21,6 +21,7 @@ from tornado.web import HTTPError, OutputTransform, RedirectHandler
 
 from app.environment import Mistake
 from app.flower.events import Events
+from app.proxy import HttpsOnly, over_https
 from app.settings import from_environment
 
 __all__ = ["Flower"]
@@ -69,13 +70,8 @@ def current_user(handler: Any, ask: Any = BaseHandler.get_current_user) -> Any:
 
 
 def set_cookie(handler: Any, *words: Any, write: Any = BaseHandler.set_cookie, **about: Any) -> None:
-    """Tornado's, for HTTPS only where the browser has that, if only with a proxy in front. Flower knows of none.
-
-    Who lies about it only keeps its own cookies from being sent.
-    """
-    request = handler.request
-    https = "https" in (request.protocol, request.headers.get("X-Forwarded-Proto", "").lower())
-    write(handler, *words, **{"secure": https, **about})
+    """Tornado's, for HTTPS only where the browser has that, if only with a proxy in front. Flower knows of none."""
+    write(handler, *words, **{"secure": over_https(handler.request), **about})
 
 
 class Challenge(OutputTransform):
@@ -93,7 +89,7 @@ class Challenge(OutputTransform):
         return status_code, headers, chunk
 
 
-class Flower(FlowerApplication):
+class Flower(HttpsOnly, FlowerApplication):
     def __init__(self, options: Any = None, capp: Any = None, **kwargs: Any) -> None:
         io_loop = IOLoop.current()
         try:
@@ -106,6 +102,7 @@ class Flower(FlowerApplication):
         events = Events(capp, io_loop, options, settings)
         super().__init__(options=options, capp=capp, events=events, io_loop=io_loop, **kwargs)
         events.on_purge = self._purged
+        self.https_only = settings.https_only
         # Before Flower's own, and without the prefix too: the platform and Prometheus need not know it.
         pages = [("/healthcheck", Healthcheck), ("/readyz", Ready), ("/metrics", Metrics)]
         prefixed = [rewrite_handler(page, options.url_prefix) for page in pages] if options.url_prefix else pages

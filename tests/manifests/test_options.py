@@ -17,11 +17,11 @@ from tests.support.manifests import ALL, Manifest, render, rendered
 def option(tmp_path: Path) -> Any:
     """Renders a component on top of an overlay, as an overlay of a user's own does."""
 
-    def added(name: str, overlay: str = "dev") -> list[Manifest]:
+    def added(name: str, overlay: str = "dev", **content: Any) -> list[Manifest]:
         up = Path(*[".."] * len(tmp_path.parts[1:]))
         k8s = up / ROOT.relative_to("/") / "k8s"
         # What a component adds is in no namespace by itself.
-        content = {
+        content |= {
             "namespace": "warren",
             "resources": [f"{k8s}/overlays/{overlay}"],
             "components": [f"{k8s}/components/{name}"],
@@ -154,6 +154,28 @@ def test_the_ingress_leads_to_services_that_are_there_with_the_certificate_of_th
             if source.get("configMapRef", {}).get("name", "").startswith(f"warren-{service}-")
         )
         assert data[f"{service.upper()}_URL_PREFIX"] == path.rstrip("/")
+
+
+# What docs/kubernetes-production.md says to write where TLS ends before the controller.
+(PLAIN,) = re.findall(
+    r"^```yaml\n([^`]*WARREN_HTTPS_ONLY[^`]*)^```$", (ROOT / "docs" / "kubernetes-production.md").read_text(), re.M
+)
+
+
+@pytest.mark.parametrize("name", ["ingress", "ingress-path", "gateway"])
+def test_behind_a_proxy_all_come_by_https_unless_an_overlay_says_otherwise(option: Any, name: str) -> None:
+    for content, said in (({}, "true"), (yaml.safe_load(PLAIN), "false")):
+        manifests = option(name, **content)
+        files = {each["metadata"]["name"]: each["data"] for each in manifests if each["kind"] == "ConfigMap"}
+        told = {
+            (service, data["WARREN_HTTPS_ONLY"])
+            for service in ("worker", "flower", "monitor")
+            for source in one(manifests, "Deployment", service)["spec"]["template"]["spec"]["containers"][0]["envFrom"]
+            if "WARREN_HTTPS_ONLY" in (data := files.get(source.get("configMapRef", {}).get("name"), {}))
+        }
+        assert told == {("flower", said), ("monitor", said)}
+        environment = one(manifests, "Deployment", "monitor")["spec"]["template"]["spec"]["containers"][0]["env"]
+        assert {"name": "MONITOR_BEHIND_PROXY", "value": "on"} in environment
 
 
 def test_cpu_at_which_workers_are_added_is_below_what_one_may_use(option: Any) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,9 @@ class Ingress:
         # The test's own authority, or a certificate that stands for itself.
         self.trust = ssl.create_default_context(cadata=ca)
 
-    def get(self, path: str, login: bool = False, token: str = "") -> Answer:
-        """What it answers over HTTPS, with a certificate that is checked."""
-        headers = {"Host": self.host}
+    def get(self, path: str, login: bool = False, token: str = "", lies: Mapping[str, str] | None = None) -> Answer:
+        """What it answers over HTTPS, with a certificate that is checked; to ``lies``, headers, too."""
+        headers = {**(lies or {}), "Host": self.host}
         if login or token:
             headers["Authorization"] = f"Bearer {token}" if token else basic(*self.flower_login)
         with (

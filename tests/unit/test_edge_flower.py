@@ -1,9 +1,10 @@
-"""Flower with a login elsewhere, as the edge asks it: below a prefix, over HTTP, in the name of a browser that has HTTPS."""
+"""Flower with a login elsewhere, as a proxy asks it: below a prefix, over HTTP, in the name of a browser that has HTTPS."""
 
 from __future__ import annotations
 
 import http.client
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import pytest
 from tornado.web import create_signed_value, decode_signed_value
@@ -25,10 +26,12 @@ BROWSER = {"Host": "tasks.example.org", "X-Forwarded-Proto": "https", "X-Forward
 Answer = tuple[int, http.client.HTTPMessage]
 
 
-def ask(port: int, path: str, cookie: str = "", method: str = "GET") -> Answer:
+def ask(
+    port: int, path: str, cookie: str = "", method: str = "GET", headers: Mapping[str, str] = MappingProxyType(BROWSER)
+) -> Answer:
     connection = http.client.HTTPConnection(HOST, port, timeout=30)
     try:
-        connection.request(method, path, headers=BROWSER | ({"Cookie": cookie} if cookie else {}))
+        connection.request(method, path, headers={**headers, **({"Cookie": cookie} if cookie else {})})
         answer = connection.getresponse()
         answer.read()
         return answer.status, answer.headers
@@ -55,6 +58,8 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         # Nobody listens at the broker's port.
         **environments(settings, SECRETS, HOST, 9, 9)["flower"],
         **edge.BEHIND["flower"],
+        # As behind proxies that let HTTP through; the edge does not.
+        "WARREN_HTTPS_ONLY": "true",
         **{"FLOWER_ADDRESS": HOST, "FLOWER_PORT": str(found), "FLOWER_DB": str(folder / "state")},
     }
     process = Process([PYTHON, "-m", "app.flower"], values, folder / "flower.log")
@@ -91,6 +96,17 @@ def test_a_login_is_kept_by_its_cookie(port: int, path: str) -> None:
     assert ask(port, path, signed("user", "ann@example.org"))[0] == 200
     # Signed by somebody else.
     assert ask(port, path, signed("user", "ann@example.org", "another-secret"))[0] in {302, 401}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/", "/flower/tasks?x=1", "/flower/api/task/revoke/x", "/healthcheck"])
+def test_who_came_by_http_is_led_to_https_before_anything_else(port: int, path: str, method: str) -> None:
+    status, headers = ask(port, path, method=method, headers=BROWSER | {"X-Forwarded-Proto": "http"})
+    assert (status, headers["Location"], headers["Set-Cookie"]) == (308, f"https://tasks.example.org{path}", None)
+
+
+def test_who_came_through_no_proxy_is_answered(port: int) -> None:
+    assert [ask(port, path, headers={})[0] for path in ("/healthcheck", "/flower/healthcheck")] == [200, 200]
 
 
 def test_another_site_cannot_use_it(port: int) -> None:

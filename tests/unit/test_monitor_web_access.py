@@ -187,6 +187,54 @@ def test_behind_a_proxy_and_only_there_each_visitor_has_an_address(proxy: str, s
         assert site.get("/tasks", token="x", **{"X-Forwarded-For": "192.0.2.2"}).status == status
 
 
+@pytest.mark.parametrize("proxy", ["on", "off"])
+def test_a_visitor_can_not_choose_the_address_that_counts(proxy: str) -> None:
+    with serve(monitor_behind_proxy=proxy) as site:
+        for number in range(BURST + 1):
+            lies = {"X-Real-Ip": f"192.0.2.{number}", "X-Forwarded-For": f"192.0.2.{number}, 198.51.100.7"}
+            last = site.get("/tasks", token="x", **lies)
+        assert last.status == 429
+
+
+def test_a_proxy_that_names_no_address_is_one_itself() -> None:
+    with serve(monitor_behind_proxy="on") as site:
+        for named in ({}, {"X-Forwarded-For": "192.0.2.1, unknown"}, {"X-Forwarded-For": "192.0.2.1,"}):
+            for _ in range(BURST // 3):
+                assert site.get("/tasks", token="x", **named).status == 401
+        assert [site.get("/tasks", token="x").status for _ in range(2)] == [401, 429]
+
+
+HTTP = {"X-Forwarded-Proto": "http"}
+
+
+def test_who_came_by_http_is_led_to_https_before_anything_else() -> None:
+    with serve(monitor_url_prefix="/at/monitor", https_only=True) as site:
+        for method, path in (
+            *(("GET", path) for path in ("/", "/tasks?x=1&y=%2F", "/login", "/static/page.css", "/no/such")),
+            *(
+                ("GET", "/at/monitor/task/one"),
+                ("HEAD", "/at/monitor"),
+                ("POST", "/login"),
+                ("POST", "//evil.example/x"),
+            ),
+        ):
+            answer = site.ask(method, path, Host="Tasks.example.org:8080", **HTTP)
+            assert (answer.status, answer.body) == (308, b""), path
+            assert answer.headers["Location"] == f"https://tasks.example.org{path}"
+            assert (answer.headers["Cache-Control"], answer.headers["Set-Cookie"]) == ("no-store", None)
+        # Whole addresses are for proxies. It is none, and leads to no host but the one that is asked.
+        whole = site.ask("GET", "http://evil.example/x", Host="tasks.example.org", **HTTP)
+        assert (whole.status, whole.headers["Location"]) == (308, "https://tasks.example.org/")
+        for host in ("a@evil.example", "evil.example/", "evil.example?", "evil.example#", "evil.example\\"):
+            assert site.ask("GET", "/", Host=host, **HTTP).status == 400
+        # The platform and Prometheus name no scheme, and a proxy that has TLS names that.
+        for headers in ({}, {"X-Forwarded-Proto": "https"}, {"X-Scheme": "http"}):
+            assert site.ask("GET", "/healthz", **headers).status == site.get("/metrics", **headers).status == 200
+    # Where nobody says that there is HTTPS, all is as it was.
+    with serve() as site:
+        assert site.get("/tasks", **HTTP).status == 200
+
+
 def test_attempts_come_back_and_are_bounded() -> None:
     now = [0.0]
     attempts = Attempts(lambda: now[0])

@@ -25,6 +25,7 @@ from app.monitor.web.parameters import Parameters
 from app.monitor.web.queries import Queries
 from app.monitor.web.recent import Recent
 from app.monitor.web.sources import Reader
+from app.proxy import over_https, visitor
 
 __all__ = ["HERE", "Base", "Shared", "encode"]
 
@@ -73,6 +74,7 @@ class Shared:
     status: Status
     metrics: Callable[[], bytes]
     alive: Callable[[], bool]
+    behind_proxy: bool
 
 
 class Base(RequestHandler):
@@ -162,19 +164,14 @@ class Base(RequestHandler):
             expires_days=LOGIN_DAYS,
             httponly=True,
             samesite="Strict",
-            secure=self.over_https,
+            secure=over_https(self.request),
         )
 
     @property
-    def over_https(self) -> bool:
-        """Whether the browser speaks HTTPS, if only with a proxy in front."""
-        # Who lies here only keeps its own cookie from being sent.
-        return "https" in (self.request.protocol, self.request.headers.get("X-Forwarded-Proto", "").lower())
-
-    @property
     def address(self) -> str:
-        """Where the connection comes from."""
-        return self.request.remote_ip or "unknown"
+        """Where the request comes from."""
+        # Who fails to log in has to wait: behind a proxy that must not be everybody.
+        return visitor(self.request) if self.shared.behind_proxy else self.request.remote_ip or "unknown"
 
     @property
     def wants_page(self) -> bool:

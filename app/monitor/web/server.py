@@ -28,6 +28,7 @@ from app.monitor.web.queries import Queries
 from app.monitor.web.recent import Recent
 from app.monitor.web.sources import Reader
 from app.monitor.web.style import Sheet, sheet
+from app.proxy import HttpsOnly
 from app.settings import AppSettings
 
 __all__ = ["PAGES", "ROUTES", "Server"]
@@ -128,6 +129,10 @@ class Below(Application):
         return super().find_handler(request, **info)
 
 
+class Site(HttpsOnly, Below):
+    """The monitor's. Whoever is led to HTTPS keeps the prefix, which is taken away after that."""
+
+
 class Server:
     """Serves the page and the API from the loop of the thread that starts it.
 
@@ -156,6 +161,7 @@ class Server:
             status=status,
             metrics=metrics,
             alive=alive,
+            behind_proxy=settings.monitor_behind_proxy == "on",
         )
         self._http: HTTPServer | None = None
         self.port = 0
@@ -185,8 +191,6 @@ class Server:
             max_header_size=HEADER_LIMIT,
             idle_connection_timeout=IDLE_LIMIT,
             body_timeout=REQUEST_LIMIT,
-            # Who fails to log in has to wait: behind a proxy that must not be everybody.
-            xheaders=self._settings.monitor_behind_proxy == "on",
         )
         self._http.add_sockets(sockets)
         self.port = sockets[0].getsockname()[1]
@@ -212,7 +216,7 @@ class Server:
         routes = [
             (path.replace("{id}", one).replace(".", r"\."), handler) for path, handler in (ROUTES | PAGES).items()
         ]
-        return Below(
+        made = Site(
             self._settings.monitor_url_prefix,
             [
                 *routes,
@@ -227,6 +231,8 @@ class Server:
             log_function=log,
             shared=self._shared,
         )
+        made.https_only = self._settings.https_only
+        return made
 
 
 def log(handler: RequestHandler) -> None:
