@@ -522,7 +522,10 @@ def test_the_digest_changes_with_what_goes_into_the_image_and_with_nothing_else(
 
     shop = {"celery_app": "shop.celery", "app_context": "shop"}
     first, foreign = digest(), digest(**shop)
-    assert len({first, foreign, digest(python_image="python:3.12")}) == 3
+    with monkeypatch.context() as shell:
+        shell.setenv("DOCKER_DEFAULT_PLATFORM", "linux/amd64")
+        other = digest()
+    assert len({first, foreign, other, digest(python_image="python:3.12")}) == 4
 
     for name in ("docs/new.md", "app/.hidden", "app/__pycache__/tasks.pyc", "requirements/dev.txt", "shop/.git/HEAD"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -44,8 +44,9 @@ class Image:
         return self.digest_of([*IMAGE_SOURCES, *([str(self.context())] if self.settings.foreign_app else [])])
 
     def digest_of(self, places: Iterable[str]) -> str:
-        """What changes with Python's image and with what is at ``places``, in the checkout or elsewhere."""
-        digest = hashlib.sha256(self.settings.python_image.encode())
+        """What changes with Python's image, the architecture, and what is at ``places``, in the checkout or elsewhere."""
+        # Docker builds for the architecture that this variable names: what was built for this machine's own is another image.
+        digest = hashlib.sha256(f"{self.settings.python_image}{os.environ.get('DOCKER_DEFAULT_PLATFORM', '')}".encode())
         for place in (ROOT / one for one in places):
             for file in sources(place):
                 # A name is bytes, which may be no text.
