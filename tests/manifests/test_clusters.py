@@ -1,18 +1,29 @@
-"""What docs/kubernetes-clusters.md tells people to write is something that kustomize takes, and that changes something."""
+"""What docs tell people to write for their cluster is something that kustomize takes, and that changes something."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from deploy.paths import ROOT
-from tests.support.manifests import render, rendered
+from tests.support.manifests import pods, render, rendered
 
-BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "kubernetes-clusters.md").read_text(), re.M | re.S)
+BLOCKS = [
+    block
+    for page in ("kubernetes-clusters.md", "your-own-app.md")
+    for block in re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.M | re.S)
+]
+
+
+def asked(patch: dict[str, Any], kind: str, name: str) -> bool:
+    return bool(
+        re.fullmatch(patch["target"]["kind"], kind) and re.fullmatch(patch["target"].get("name", ".*"), name),
+    )
 
 
 @pytest.mark.parametrize("text", [text for text in BLOCKS if text.startswith("patches:")])
@@ -22,10 +33,29 @@ def test_each_patch_reaches_all_that_it_is_for(text: str, tmp_path: Path) -> Non
     before = {(one["kind"], one["metadata"]["name"]): one for one in rendered("production")}
     after = {(one["kind"], one["metadata"]["name"]): one for one in render(tmp_path)}
     assert after.keys() == before.keys()
-    changed = {kind for kind, name in after if after[kind, name] != before[kind, name]}
-    asked = {kind for patch in yaml.safe_load(text)["patches"] for kind in patch["target"]["kind"].split("|")}
-    assert changed == asked
-    assert all(after[name] != one for name, one in before.items() if name[0] in asked)
+    changed = {one for one in after if after[one] != before[one]}
+    patches = yaml.safe_load(text)["patches"]
+    assert changed == {one for one in before if any(asked(patch, *one) for patch in patches)}
+    assert all(any(asked(patch, *one) for one in changed) for patch in patches)
+
+
+def test_a_load_balancer_asks_what_the_platform_asks() -> None:
+    probes = {}
+    for workload, spec in pods(rendered("production")):
+        paths = {part["httpGet"]["path"] for part in spec["containers"][0].values() if "httpGet" in part}
+        probes[workload["metadata"]["name"]] = paths
+    told = {}
+    for text in BLOCKS:
+        if "alb.ingress" in text:
+            for patch in yaml.safe_load(text)["patches"]:
+                (change,) = yaml.safe_load(patch["patch"])
+                path = change["value"]["alb.ingress.kubernetes.io/healthcheck-path"]
+                told["alb", patch["target"]["name"]] = path
+        for one in yaml.safe_load_all(text) if "HealthCheckPolicy" in text else ():
+            path = one["spec"]["default"]["config"]["httpHealthCheck"]["requestPath"]
+            told["gke", one["spec"]["targetRef"]["name"]] = path
+    assert len(told) == 4
+    assert all(path in probes[name] for (_, name), path in told.items())
 
 
 def test_the_overlay_of_who_has_one_namespace(tmp_path: Path) -> None:
