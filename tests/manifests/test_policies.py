@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import Any
 
 import pytest
+import yaml
 
+from deploy.paths import ROOT
 from tests.support.manifests import Manifest, pods, rendered
 
 # Who calls whom, on which port: the arrows of the design, and nothing else.
@@ -149,6 +152,27 @@ def test_whoever_an_option_brings_from_another_namespace_gets_in() -> None:
             service = services[path["backend"]["service"]["name"]]
             for port in service["ports"]:
                 assert lets_in(manifests, "ingress", service["selector"], port["targetPort"])
+
+
+def test_whom_docs_tell_to_let_in_beside_them_reaches_the_pages_and_nothing_else() -> None:
+    text = (ROOT / "docs" / "kubernetes-production.md").read_text()
+    (block,) = re.findall(r"^  ```yaml\n([^`]*CiliumNetworkPolicy[^`]*)^  ```$", text, re.M)
+    cilium, nodes = (one["spec"] for one in yaml.safe_load_all(textwrap.dedent(block)))
+    ports = {}
+    for workload, spec in pods(rendered("production")):
+        chosen = {
+            selects(one, workload["spec"]["template"]["metadata"]["labels"])
+            for one in (cilium["endpointSelector"], nodes["podSelector"])
+        }
+        assert len(chosen) == 1
+        if chosen == {True}:
+            (ports[workload["metadata"]["name"]],) = spec["containers"][0]["ports"]
+    assert set(ports) == {"flower", "monitor"}
+    (by_cilium,), (by_nodes,) = cilium["ingress"], nodes["ingress"]
+    assert {int(one["port"]) for one in by_cilium["toPorts"][0]["ports"]} == {
+        one["containerPort"] for one in ports.values()
+    }
+    assert {one["port"] for one in by_nodes["ports"]} == {one["name"] for one in ports.values()}
 
 
 def test_broker_nodes_may_copy_streams_to_each_other(policed: Manifests) -> None:
