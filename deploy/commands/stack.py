@@ -40,30 +40,53 @@ __all__ = [
 
 
 def up(s: Session, workers: int | None, try_it: bool = False, edge: bool | None = None) -> None:
-    from deploy.platforms import forget, remember
-
     s.edge = edge
     require_edge(s)
     was_up = bool(s.platform.status())
-    if not s.runner.dry:
-        remember(s.platform)
-    try:
-        with remembering_edge(s):
-            s.platform.up(workers)
-    except KeyboardInterrupt:
-        if not was_up:
-            forget()
-            note("stopped what had been started; nothing is left running")
-        raise
-    except WarrenError:
-        if not s.platform.status():
-            forget()
-        raise
+    with remembering_platform(s, was_up), remembering_edge(s):
+        s.platform.up(workers)
     if s.runner.dry:
         return
     if try_it:
         first_task(s)
     addresses(s)
+
+
+@contextmanager
+def remembering_platform(s: Session, was_up: bool) -> Iterator[None]:
+    """Later commands use the platform of this one, unless it leaves nothing there."""
+    from deploy.platforms import forget, remember, remembered
+
+    if s.runner.dry:
+        yield
+        return
+    # By another `up` perhaps, which is at it just now.
+    before = remembered()
+    remember(s.platform.name)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not was_up and left(s) <= {"stopped"}:
+            forget() if before is None else remember(before)
+            note("stopped what had been started; nothing is left running")
+        elif not was_up:
+            note("interrupted; what is there may go on: `invoke status` shows it, `invoke down` stops it")
+        raise
+    except WarrenError:
+        if not left(s):
+            forget()
+        raise
+    # A `down` that it waited for has forgotten it.
+    remember(s.platform.name)
+
+
+def left(s: Session) -> set[str]:
+    """The states of what is there of the stack; that of something unknown, where it can't be told."""
+    try:
+        # Not status(): what is to have instances, and has none that the platform lets start, is something, too.
+        return {one.state for one in s.platform.overview()[0]}
+    except WarrenError:
+        return {"unknown"}
 
 
 def require_edge(s: Session) -> None:
@@ -100,6 +123,8 @@ def remembering_edge(s: Session) -> Iterator[None]:
             if s.edge is not any(one.service == EDGE for one in s.platform.status()):
                 forget_edge() if before is None else remember_edge(before)
         raise
+    # As the platform.
+    remember_edge(s.edge)
 
 
 def first_task(s: Session) -> None:

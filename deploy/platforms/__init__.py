@@ -21,6 +21,7 @@ __all__ = [
     "forget_edge",
     "remember",
     "remember_edge",
+    "remembered",
     "remembered_edge",
 ]
 
@@ -58,7 +59,7 @@ def choose(asked: str | None, settings: Settings, runner: Runner, confirmed: boo
     """
     name = asked or settings.platform
     if name == "auto":
-        name = CHOSEN.read_text().strip() if CHOSEN.exists() else detect(settings, runner)
+        name = remembered() or detect(settings, runner)
     if name not in NAMES:
         raise WarrenError(f"there is no platform {name!r}; choose one of {', '.join(NAMES)}", ExitCode.USAGE)
     return make(name, settings, runner, confirmed)
@@ -73,8 +74,13 @@ def detect(settings: Settings, runner: Runner) -> str:
     return "compose"
 
 
-def remember(platform: Platform) -> None:
-    write_private(CHOSEN, platform.name + "\n")
+def remember(name: str) -> None:
+    write_private(CHOSEN, name + "\n")
+
+
+def remembered() -> str | None:
+    """The platform that `up` chose, for which later commands take it; None where nothing is up."""
+    return (CHOSEN.read_text().strip() or None) if CHOSEN.exists() else None
 
 
 def forget() -> None:

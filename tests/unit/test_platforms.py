@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,7 +46,7 @@ def test_the_choice(
     monkeypatch.setattr(platforms, "detect", lambda *_: "detected")
     monkeypatch.setattr(platforms, "NAMES", ("compose", "local", "detected"))
     if remembered:
-        platforms.remember(SimpleNamespace(name=remembered))
+        platforms.remember(remembered)
     platforms.choose(asked, Settings(platform=setting), FakeRunner())  # type: ignore[arg-type]
     assert made == [chosen]
 
@@ -55,7 +54,7 @@ def test_the_choice(
 def test_what_was_chosen_is_remembered_until_it_is_forgotten(home: Path) -> None:
     file = home / ".warren" / "platform"
     platforms.forget()
-    platforms.remember(SimpleNamespace(name="local"))
+    platforms.remember("local")
     assert file.read_text() == "local\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     platforms.forget()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from app.pools import Pool
-from deploy import management, monitor_api
+from deploy import management, monitor_api, platforms
 from deploy.commands import control, send, stack
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.base import Endpoints, Instance
@@ -94,6 +94,83 @@ def test_a_dry_up_remembers_and_says_nothing(home: Path, secrets: Secrets, capsy
     stack.up(session_on(Platform(), secrets, dry=True), None, try_it=True)
     assert capsys.readouterr().out == ""
     assert not (home / ".warren").exists()
+
+
+class Ending(Platform):
+    """Its `up` ends by ``by``; ``after`` is what `overview` finds then, or what that ends by."""
+
+    def __init__(self, by: BaseException, after: Sequence[Instance] | WarrenError = ()) -> None:
+        super().__init__()
+        self.by, self.after = by, after
+
+    def up(self, workers: int | None) -> None:
+        raise self.by
+
+    def overview(self) -> tuple[list[Instance], dict[str, Any]]:
+        if isinstance(self.after, WarrenError):
+            raise self.after
+        return list(self.after), {}
+
+
+SILENT = WarrenError("the cluster does not answer", ExitCode.PLATFORM)
+
+
+@pytest.mark.parametrize(
+    ("after", "before", "kept", "said"),
+    [
+        ((), None, None, "nothing is left running"),
+        # A broker that its operator keeps, without a node.
+        ([one("rabbitmq", state="stopped", ready=False)], None, None, "nothing is left running"),
+        # Ctrl-C again, while it stops; or another `up` is at it, which this one waited for.
+        (STACK, None, "compose", "`invoke down` stops it"),
+        (STACK, "compose", "compose", "`invoke down` stops it"),
+        ((), "compose", "compose", "nothing is left running"),
+        ((), "kubernetes", "kubernetes", "nothing is left running"),
+        (SILENT, None, "compose", "`invoke down` stops it"),
+    ],
+)
+def test_ctrl_c_forgets_the_platform_only_where_nothing_runs(
+    home: Path,
+    secrets: Secrets,
+    capsys: pytest.CaptureFixture[str],
+    after: Any,
+    before: str | None,
+    kept: str | None,
+    said: str,
+) -> None:
+    if before:
+        platforms.remember(before)
+    with pytest.raises(KeyboardInterrupt):
+        stack.up(session_on(Ending(KeyboardInterrupt(), after), secrets), None)
+    assert platforms.remembered() == kept
+    printed = capsys.readouterr().err
+    assert said in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "kept"),
+    [
+        ((), None),
+        # None of its pods was let in.
+        ([one("worker", state="starting", ready=False)], "compose"),
+        (SILENT, "compose"),
+    ],
+)
+def test_a_failed_up_forgets_the_platform_only_where_it_left_nothing(
+    home: Path, secrets: Secrets, after: Any, kept: str | None
+) -> None:
+    with pytest.raises(WarrenError, match="not ready"):
+        stack.up(session_on(Ending(WarrenError("not ready", ExitCode.TIMEOUT), after), secrets), None)
+    assert platforms.remembered() == kept
+
+
+def test_an_up_that_waited_for_down_is_remembered(home: Path, secrets: Secrets) -> None:
+    class Waiting(Platform):
+        def up(self, workers: int | None) -> None:
+            platforms.forget()
+
+    stack.up(session_on(Waiting(), secrets), None, edge=True)
+    assert (platforms.remembered(), platforms.remembered_edge()) == ("compose", True)
 
 
 def test_trying_it_runs_a_task(
