@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+from deploy.errors import WarrenError
+from deploy.output import note
 from deploy.platforms.kubernetes import operated, pods, trouble
-from deploy.platforms.kubernetes.kubectl import Kubectl
+from deploy.platforms.kubernetes.kubectl import Kubectl, unknown
 from deploy.services import SERVICES, kind
 
 __all__ = ["WORKLOADS", "here", "named", "place", "settled", "until_ready", "waited_for"]
@@ -22,6 +25,10 @@ SILENCE = 15
 
 # So often must a pod be found broken until it is believed: a container may be started again for a passing reason.
 PROOFS = 6
+
+# Seconds for which looks may fail one after another. An API server that is replaced, as on a cluster with only one of them, is
+# back within half a minute, and the rollout goes on meanwhile: who left it then would see neither its end nor what comes after.
+PATIENCE = 60
 
 
 def settled(workload: dict[str, Any]) -> bool:
@@ -77,33 +84,53 @@ def until_ready(kubectl: Kubectl, limit: float, services: Sequence[str] = ()) ->
 
     Raises:
         WarrenError: ``limit`` seconds went by without another new pod, since they may be replaced one after another; or a
-            pod is broken. With a line for each reason.
+            pod is broken, with a line for each reason. Or the cluster has not answered for a while, or forbids to look.
     """
     still = time.monotonic()
     until = still + limit
     said, broken, most, known = "", 0, 0, set[str]()
+    answered = still
+    silent = False
     while True:
-        workloads = [one for one in kubectl.stack(WORKLOADS) if not services or named(one) in services]
+        try:
+            workloads, there, done = look(kubectl, services)
+        except WarrenError as error:
+            if unknown(error) or time.monotonic() > answered + PATIENCE:
+                raise
+            if not silent:
+                note(f"{error}; what was begun goes on, and is looked at again, for {PATIENCE} s at most")
+            silent = True
+            time.sleep(INTERVAL)
+            continue
         now = time.monotonic()
+        answered, silent = now, False
         if (counted := line(workloads)) != said:
             kubectl.note(f"ready: {counted}")
             said, still = counted, now
         if (renewed := sum(new(one) for one in workloads)) > most:
             most, until = renewed, now + limit
-        broker = operated.ours(kubectl) if any(by_operator(one) for one in workloads) else None
-        if workloads and all(settled(one) for one in workloads) and (broker is None or operated.caught_up(broker)):
+        if done:
             return
-        there = [pod for pod in kubectl.stack("pods") if waited_for(pod, services)]
         broken = broken + 1 if any(pods.hopeless(pod) for pod in there) else 0
         if broken >= PROOFS or now > until:
             raise trouble.error(kubectl, trouble.found(kubectl, workloads, there))
         if now > still + SILENCE:
             still = now
-            for reason in trouble.lines(trouble.found(kubectl, workloads, there)):
-                if reason not in known:
-                    kubectl.note(f"waiting: {reason}")
-                    known.add(reason)
+            with suppress(WarrenError):  # they only explain; a cluster that is silent the next look tells
+                for reason in trouble.lines(trouble.found(kubectl, workloads, there)):
+                    if reason not in known:
+                        kubectl.note(f"waiting: {reason}")
+                        known.add(reason)
         time.sleep(INTERVAL)
+
+
+def look(kubectl: Kubectl, services: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], bool]:
+    """The workloads of ``services``, the pods of theirs that are waited for, and whether all is done."""
+    workloads = [one for one in kubectl.stack(WORKLOADS) if not services or named(one) in services]
+    broker = operated.ours(kubectl) if any(by_operator(one) for one in workloads) else None
+    if workloads and all(settled(one) for one in workloads) and (broker is None or operated.caught_up(broker)):
+        return workloads, [], True
+    return workloads, [pod for pod in kubectl.stack("pods") if waited_for(pod, services)], False
 
 
 def by_operator(workload: dict[str, Any]) -> bool:
