@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -676,6 +676,23 @@ def test_down_that_waits_for_claims_that_something_uses_says_how_to_find_it(home
         "`invoke down --volumes` again"
     )
     assert caught.value.code is ExitCode.TIMEOUT
+
+
+def test_down_gives_workers_the_time_that_they_were_started_with(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are of another checkout perhaps; and whoever may not see nodes is not told to end by force what still has time."""
+    heavy = pod("worker-heavy-a", "worker-heavy")
+    heavy["spec"] |= {"terminationGracePeriodSeconds": 3630, "nodeName": "n2"}
+    soon = datetime.now(UTC) + timedelta(seconds=3000)
+    heavy["metadata"]["deletionTimestamp"] = f"{soon:%Y-%m-%dT%H:%M:%SZ}"
+    answers = {f"{READ} get pods": items(pod("worker-a"), heavy), f"{KUBECTL} delete deployments": EXPIRED}
+    forbidden = WarrenError("`kubectl` ended with exit code 1: Error (Forbidden): User is forbidden", ExitCode.FAILED)
+    platform, runner = made({**answers, f"{READ} get nodes": forbidden})
+    with pytest.raises(WarrenError, match="timed out waiting"):
+        platform.down(volumes=False)
+    assert runner.ran[0].endswith("--timeout=3750s")
+    assert "when their tasks have ended (3630 s at most)" in capsys.readouterr().err
 
 
 def test_no_kubectl_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

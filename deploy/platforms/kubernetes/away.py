@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from datetime import UTC, datetime
+from typing import Any
 
 from deploy.errors import WarrenError
+from deploy.platforms.kubernetes import pods
 from deploy.platforms.kubernetes.kubectl import Kubectl, unknown
 
 __all__ = ["way_out"]
@@ -21,7 +24,7 @@ def way_out(kubectl: Kubectl) -> str:
         for pod in kubectl.stack("pods")
         if pod["metadata"].get("deletionTimestamp")
         and (node := pod["spec"].get("nodeName"))
-        and node not in (heard or ())
+        and (overdue(pod) if heard is None else node not in heard)
     }
     if not held:
         return ""
@@ -32,6 +35,12 @@ def way_out(kubectl: Kubectl) -> str:
         f"{kubectl.place}: {', '.join(held)} did not stop; {why}; bring that node back or, once it is surely off, let go of "
         f"what ran there by `{force}`, then `invoke down` again"
     )
+
+
+def overdue(pod: dict[str, Any]) -> bool:
+    """Whether a pod that stops should have done so by now: one that still has time may be at its task, on a healthy node."""
+    # That is when its time is over, not since when it stops.
+    return pods.moment(pod["metadata"]["deletionTimestamp"]) < datetime.now(UTC)
 
 
 def nodes_heard(kubectl: Kubectl) -> set[str] | None:

@@ -19,7 +19,7 @@ PATIENCE = 120
 
 
 def stop(kubectl: Kubectl, grace: int, volumes: bool) -> None:
-    """Stops the stack; workers have ``grace`` seconds for the tasks that they run.
+    """Stops the stack; workers have ``grace`` seconds for the tasks that they run, or what they were started with, if more.
 
     Raises:
         WarrenError: not in time; where a node is away, with the way out.
@@ -33,8 +33,10 @@ def stop(kubectl: Kubectl, grace: int, volumes: bool) -> None:
 
 
 def in_turn(kubectl: Kubectl, grace: int, volumes: bool) -> None:
+    workers = [pod for pod in kubectl.stack("pods") if is_worker(pods.service(pod))]
+    # These settings may be another checkout's, or have changed since.
+    grace = max([grace, *(pod["spec"].get("terminationGracePeriodSeconds", 0) for pod in workers)])
     if not kubectl.runner.dry:
-        workers = any(is_worker(pods.service(pod)) for pod in kubectl.stack("pods"))
         first = f", workers first, when their tasks have ended ({grace} s at most)"
         kubectl.note(f"stopping the stack{first if workers else ''}")
     # One that finds nothing to scale looks again only after minutes.

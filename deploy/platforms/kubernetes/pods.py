@@ -17,6 +17,7 @@ __all__ = [
     "hopeless",
     "instance",
     "lacking",
+    "moment",
     "of",
     "ran",
     "ready",
