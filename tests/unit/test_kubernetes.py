@@ -52,8 +52,9 @@ def pod(
 
 
 def workload(name: str, ready: int = 1, wanted: int = 1, **metadata: Any) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/part-of": "warren"}
     return {
-        "metadata": {"name": name, "generation": 2, **metadata},
+        "metadata": {"name": name, "generation": 2, "labels": labels, **metadata},
         "spec": {"replicas": wanted},
         "status": {"observedGeneration": 2, "replicas": wanted, "readyReplicas": ready, "updatedReplicas": wanted},
     }
@@ -228,6 +229,32 @@ def test_what_ran_on_the_volumes_counts_when_the_broker_is_down(home: Path) -> N
     platform, _ = made({f"{READ} get pods": items(), f"{READ} get persistentvolumeclaims": items(claim)})
     with pytest.raises(WarrenError, match=r"the broker is RabbitMQ 4\.4, and 4\.3 does not start"):
         platform.require_upgradable()
+
+
+def test_also_where_a_pod_is_there_that_never_ran(home: Path) -> None:
+    """An image that there is not, then an older one."""
+    noted = {"annotations": {"warren/rabbitmq-image": "rabbitmq:4.4-management"}}
+    claim = {"metadata": {"name": "data-rabbitmq-0", "labels": {"app.kubernetes.io/name": "rabbitmq"}, **noted}}
+    missing = [{"name": "rabbitmq", "restartCount": 0, "state": {"waiting": {"reason": "ImagePullBackOff"}}}]
+    there = pod("rabbitmq-0", "rabbitmq", image="rabbitmq:4.44-management", containerStatuses=missing)
+    platform, _ = made({f"{READ} get pods": items(there), f"{READ} get persistentvolumeclaims": items(claim)})
+    with pytest.raises(WarrenError, match=r"the broker is RabbitMQ 4\.4, and 4\.3 does not start"):
+        platform.require_upgradable()
+
+
+def test_what_ran_is_noted_before_another_image_comes_that_may_never_run(home: Path) -> None:
+    claim = {"metadata": {"name": "data-rabbitmq-0", "labels": {"app.kubernetes.io/name": "rabbitmq"}}}
+    answers = {
+        f"{READ} get pods": items(pod("rabbitmq-0", "rabbitmq", image="rabbitmq:4.3-management")),
+        f"{READ} get persistentvolumeclaims": items(claim),
+    }
+    platform, runner = made(answers, rabbitmq_image="rabbitmq:4.44-management")
+    platform.apply()
+    noted = "annotate --overwrite persistentvolumeclaims data-rabbitmq-0 warren/rabbitmq-image=rabbitmq:4.3-management"
+    assert runner.ran[0] == f"{KUBECTL} {noted}" and " apply " in runner.ran[1]
+    platform, runner = made(answers)
+    platform.apply()
+    assert " apply " in runner.ran[0]
 
 
 @pytest.mark.parametrize(
@@ -430,7 +457,7 @@ def test_up_says_what_a_broker_of_others_needs_and_what_is_left_of_ours(
     platform.up(None)
     told = capsys.readouterr().err
     assert "until that has what `invoke definitions` prints, pods wait" in told
-    assert "our own broker is still here" in told and "kubectl -n warren delete statefulset/rabbitmq" in told
+    assert "our own broker is still here" in told and f"`{KUBECTL} delete statefulset/rabbitmq" in told
     platform, _ = made(OTHERS)
     platform.up(None)
     told = capsys.readouterr().err

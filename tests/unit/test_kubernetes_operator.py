@@ -61,7 +61,8 @@ def cluster(generation: int = 2, observed: int = 2, **condition: str) -> str:
         "observedGeneration": observed,
         "conditions": [{"type": "ReconcileSuccess", "status": "True", **condition}],
     }
-    return json.dumps({"metadata": {"name": "rabbitmq", "generation": generation}, "status": status})
+    metadata = {"name": "rabbitmq", "generation": generation, "labels": {"app.kubernetes.io/part-of": "warren"}}
+    return json.dumps({"metadata": metadata, "status": status})
 
 
 def test_down_keeps_its_data_unless_they_may_go(home: Path) -> None:
@@ -104,9 +105,10 @@ def test_where_the_cluster_knows_no_operator_there_is_none_of_it(home: Path) -> 
 def test_what_the_operator_has_not_made_yet_is_waited_for(home: Path) -> None:
     """Until then what is settled is its broker of before."""
     asked = f"{READ} get rabbitmqclusters.rabbitmq.com rabbitmq"
-    platform, runner = made({**ANSWERS, asked: [cluster(3, 2), cluster(3, 3)]})
+    # Once more, to know that it is ours.
+    platform, runner = made({**ANSWERS, asked: [cluster(), cluster(3, 2), cluster(3, 3)]})
     progress.until_ready(platform.kubectl, 60)
-    assert sum(line.startswith(asked) for line in runner.read_) == 2
+    assert sum(line.startswith(asked) for line in runner.read_) == 3
     refused = cluster(3, 2, status="False", message="invalid override")
     platform, _ = made({**ANSWERS, asked: refused})
     with pytest.raises(WarrenError, match=r"RabbitMQ's operator says of the broker: invalid override"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note
 from deploy.platforms.kubernetes import away, broker, generated, held, operated, pods, pools
-from deploy.platforms.kubernetes.kubectl import PART, Kubectl
+from deploy.platforms.kubernetes.kubectl import PART, Kubectl, labelled
 from deploy.services import is_worker
 
 __all__ = ["stop"]
@@ -43,13 +45,15 @@ def in_turn(kubectl: Kubectl, grace: int, volumes: bool) -> None:
     let_go = held.end_autoscalers(kubectl)
     # While the broker is there they end their tasks, acknowledge them and give back the others.
     delete(kubectl, "deployments", pools.WORKERS, grace + PATIENCE)
+    # While the broker's StatefulSet is there: that tells whose they are.
+    claims = [one["metadata"]["name"] for one in broker.claims(kubectl)] if volumes else []
     if not volumes:
-        broker.annotate(kubectl)
+        broker.annotate(kubectl, broker.ran(kubectl)[0])
     tell_broker(kubectl)
     delete(kubectl, "deployments,statefulsets", PART, PATIENCE)
     operated.stop(kubectl, volumes, BROKER_PATIENCE)
     if volumes:
-        delete_data(kubectl)
+        delete_data(kubectl, claims)
         generated.sweep(kubectl)
     if not let_go:
         held.require_let_go(kubectl)
@@ -74,15 +78,13 @@ def tell_broker(kubectl: Kubectl) -> None:
                 note(f"{error}; {name} may take minutes to stop")
 
 
-def delete_data(kubectl: Kubectl) -> None:
-    """Deletes the claims with our label, and those of the broker, which an overlay may have left without."""
-    label, value = PART.split("=")
+def delete_data(kubectl: Kubectl, claims: Sequence[str]) -> None:
+    """Deletes ``claims``, which are the broker's, and the others with our label."""
 
     def ours() -> list[str]:
-        return [
-            one["metadata"]["name"]
-            for one in kubectl.list("persistentvolumeclaims", "")
-            if one["metadata"].get("labels", {}).get(label) == value or broker.holds(one)
-        ]
+        there = {one["metadata"]["name"]: one for one in kubectl.list("persistentvolumeclaims", "")}
+        # The broker's may have none, where an overlay replaced it; or have it still, where another broker took them over.
+        others = {name for name, one in there.items() if labelled(one) and not broker.OURS.fullmatch(name)}
+        return [name for name in there if name in {*claims, *others}]
 
     held.delete_claims(kubectl, ours)

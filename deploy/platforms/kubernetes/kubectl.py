@@ -12,13 +12,18 @@ from deploy.output import note
 from deploy.platforms.kubernetes.context import Context
 from deploy.run import Runner
 
-__all__ = ["PART", "THERE", "Kubectl", "explained", "half_applied", "not_installed", "unknown"]
+__all__ = [
+    "BROKER", "CLUSTERS", "PART", "THERE", "Kubectl", "explained", "half_applied", "labelled", "not_installed", "unknown",
+]  # fmt: skip
 
 # The label of all that belongs to the stack.
 PART = "app.kubernetes.io/part-of=warren"
 
 # That and the label of brokers that RabbitMQ's cluster operator made: it leaves them no other one.
 THERE = "app.kubernetes.io/part-of in (warren,rabbitmq)"
+
+# The brokers that it looks after: the one of this name may be the stack's.
+CLUSTERS, BROKER = "rabbitmqclusters.rabbitmq.com", "rabbitmq"
 
 # Seconds. An API server that answers takes a few hundredths of one.
 API_PATIENCE = 10
@@ -31,6 +36,8 @@ class Kubectl:
         self.context = context
         self.namespace = namespace
         self.runner = runner
+        self.operated = False
+        """Whether the stack's broker has been found to be one of RabbitMQ's cluster operator: that stays so."""
 
     @property
     def place(self) -> str:
@@ -78,7 +85,30 @@ class Kubectl:
 
     def stack(self, kinds: str) -> list[dict[str, Any]]:
         """The objects of ``kinds`` that belong to the stack, a broker of RabbitMQ's cluster operator with them."""
-        return [one for one in self.list(kinds, THERE) if not someone_elses(one)]
+        found = [one for one in self.list(kinds, THERE) if not someone_elses(one)]
+        if not any(by_operator(one) for one in found) or not self.others_broker():
+            return found
+        return [one for one in found if not by_operator(one)]
+
+    def others_broker(self) -> bool:
+        """Whether the operator's broker that has the name of ours is somebody else's, as far as this user may know.
+
+        What the operator makes of one does not tell: it has no label of ours, be it theirs or not.
+        """
+        if self.operated:
+            return False
+        found = self.cluster()
+        self.operated = found is not None and labelled(found)
+        return found is not None and not self.operated
+
+    def cluster(self) -> dict[str, Any] | None:
+        """The RabbitmqCluster that has the name of ours, whosever it is; None where the Kubernetes cluster knows none."""
+        try:
+            return self.get(CLUSTERS, BROKER)
+        except WarrenError as error:
+            if unknown(error):
+                return None
+            raise
 
     def list(self, kinds: str, selector: str = PART) -> list[dict[str, Any]]:
         """The objects of ``kinds`` that ``selector`` selects; all of the namespace, where it is empty."""
@@ -131,10 +161,20 @@ class Kubectl:
         return found
 
 
+def labelled(found: dict[str, Any]) -> bool:
+    """Whether it has the label of all that belongs to the stack. Its name proves nothing: others call theirs so, too."""
+    label, value = PART.split("=")
+    return bool(found["metadata"].get("labels", {}).get(label) == value)
+
+
+def by_operator(found: dict[str, Any]) -> bool:
+    """Whether RabbitMQ's cluster operator made it."""
+    return bool(found["metadata"].get("labels", {}).get("app.kubernetes.io/part-of") == "rabbitmq")
+
+
 def someone_elses(found: dict[str, Any]) -> bool:
     """Whether it is of another broker of the operator, in the same namespace."""
-    labels: dict[str, str] = found["metadata"].get("labels", {})
-    return labels.get("app.kubernetes.io/part-of") == "rabbitmq" and labels.get("app.kubernetes.io/name") != "rabbitmq"
+    return by_operator(found) and found["metadata"]["labels"].get("app.kubernetes.io/name") != BROKER
 
 
 def unknown(error: WarrenError) -> bool:

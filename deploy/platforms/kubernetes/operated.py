@@ -7,11 +7,11 @@ from typing import Any
 
 from deploy.errors import WarrenError
 from deploy.platforms.kubernetes import pods
-from deploy.platforms.kubernetes.kubectl import Kubectl, unknown
+from deploy.platforms.kubernetes.kubectl import BROKER, CLUSTERS, Kubectl, labelled
 
 __all__ = ["LABEL", "STATEFULSET", "caught_up", "ours", "stop", "trouble"]
 
-KIND, NAME = "rabbitmqclusters.rabbitmq.com", "rabbitmq"
+KIND, NAME = CLUSTERS, BROKER
 
 # What the operator makes of it, and how it labels that: it leaves none of our labels.
 STATEFULSET = "rabbitmq-server"
@@ -26,13 +26,12 @@ SEEN = f"for _ in {{1..120}}; do [[ ! -s /etc/pod-info/{AT_ONCE} ]] || exit 0; s
 
 
 def ours(kubectl: Kubectl) -> dict[str, Any] | None:
-    """The RabbitmqCluster of the stack; None where there is none, or the cluster does not know what that is."""
-    try:
-        return kubectl.get(KIND, NAME)
-    except WarrenError as error:
-        if unknown(error):
-            return None
-        raise
+    """The RabbitmqCluster of the stack; None where there is none, or the cluster does not know what that is.
+
+    One of that name may be somebody else's, and the stack may even use it (components/external-broker).
+    """
+    found = kubectl.cluster()
+    return found if found and labelled(found) else None
 
 
 def caught_up(broker: dict[str, Any]) -> bool:

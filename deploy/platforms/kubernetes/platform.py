@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -33,7 +34,7 @@ from deploy.platforms.kubernetes import (
 from deploy.platforms.kubernetes.asked import Rank
 from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers, overview
 from deploy.platforms.kubernetes.forward import Forwarded
-from deploy.platforms.kubernetes.kubectl import THERE, Kubectl, explained, half_applied
+from deploy.platforms.kubernetes.kubectl import THERE, Kubectl, explained, half_applied, labelled
 from deploy.platforms.kubernetes.rendered import render
 from deploy.platforms.kubernetes.scalers import Scalers
 from deploy.platforms.kubernetes.setup import Setup
@@ -138,11 +139,12 @@ class Kubernetes:
                 "others run its broker: until that has what `invoke definitions` prints, pods wait "
                 "(docs/kubernetes-options.md, external-broker)"
             )
-        if self.kubectl.get("statefulset", "rabbitmq"):
+        # Theirs may be here, too, and called the same.
+        if (found := self.kubectl.get("statefulset", "rabbitmq")) and labelled(found):
             ours = "statefulset/rabbitmq service/rabbitmq service/rabbitmq-nodes poddisruptionbudget/rabbitmq"
+            end = shlex.join(self.kubectl.command("delete", *ours.split()))
             self.kubectl.note(
-                f"our own broker is still here, and the overlay has no use for it: `kubectl -n {self.kubectl.namespace} "
-                f"delete {ours}` ends it, and leaves its volume"
+                f"our own broker is still here, and the overlay has no use for it: `{end}` ends it, and leaves its volume"
             )
 
     def differs(self) -> bool:
@@ -188,7 +190,8 @@ class Kubernetes:
     def require_upgradable(self) -> None:
         """Raises WarrenError where the broker would not start with the image that it is to get.
 
-        What it is to get is what the overlay pins, unless the settings say otherwise.
+        What it is to get is what the overlay pins, unless the settings say otherwise. Where that is another one, its volumes
+        are told what they had before.
         """
         before, nodes = broker.ran(self.kubectl)
         wanted = self.settings.rabbitmq_image
@@ -196,6 +199,9 @@ class Kubernetes:
             wanted = broker.image(self.rendered) or wanted
         for image in before:
             require(image, wanted, nodes)
+        if before not in ([], [wanted]):
+            # The new one may never start, and then no pod tells any more what the volumes have.
+            broker.annotate(self.kubectl, before)
 
     def down(self, volumes: bool) -> None:
         with locked(self.kubectl.note, dry=self.runner.dry):
@@ -266,7 +272,8 @@ class Kubernetes:
 
     def scale(self, workers: int, busy: set[str], pool: str = DEFAULT) -> None:
         service = of_pool(pool)
-        if self.kubectl.get("deployment", service) is None:
+        found = self.kubectl.get("deployment", service)
+        if found is None or not labelled(found):
             if not self.status():
                 raise nothing_runs(self.kubectl.place)
             raise not_up_yet(service)
