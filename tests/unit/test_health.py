@@ -140,9 +140,12 @@ def test_a_worker_begins_without_what_another_left(folder: Path) -> None:
 
 def test_alive_ticks_with_the_workers_timer(folder: Path) -> None:
     timers: list[tuple[float, Any]] = []
-    worker = SimpleNamespace(
-        timer=SimpleNamespace(call_repeatedly=lambda every, call, **_: timers.append((every, call)))
-    )
+
+    def call_repeatedly(every: float, call: Any, **_: Any) -> SimpleNamespace:
+        timers.append((every, call))
+        return SimpleNamespace(cancel=timers.clear)
+
+    worker = SimpleNamespace(timer=SimpleNamespace(call_repeatedly=call_repeatedly))
     step = steps.Alive(worker)
     step.start(worker)
     assert health.alive(str(folder))
@@ -153,6 +156,7 @@ def test_alive_ticks_with_the_workers_timer(folder: Path) -> None:
     assert health.alive(str(folder))
     step.stop(worker)
     assert not health.alive(str(folder))
+    assert not timers, "none is left that writes it again"
 
 
 def test_ready_comes_and_goes_with_the_connection(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
