@@ -25,7 +25,12 @@ def visitor(request: HTTPServerRequest) -> str:
 def over_https(request: HTTPServerRequest) -> bool:
     """Whether the browser speaks HTTPS, if only with a proxy in front."""
     # Who lies here only keeps its own cookies from being sent.
-    return "https" in (request.protocol, last(request, "X-Forwarded-Proto").lower())
+    return "https" in (request.protocol, *schemes(request))
+
+
+def schemes(request: HTTPServerRequest) -> list[str]:
+    """By which the proxies in a row were asked, as they say: the browser's first."""
+    return [one.strip().lower() for one in request.headers.get("X-Forwarded-Proto", "").split(",")]
 
 
 def last(request: HTTPServerRequest, header: str) -> str:
@@ -59,6 +64,6 @@ class HttpsOnly(Application):
     https_only = False
 
     def find_handler(self, request: HTTPServerRequest, **info: Any) -> Any:
-        if self.https_only and request.headers.get("X-Forwarded-Proto") == "http":
+        if self.https_only and set(schemes(request)) == {"http"}:
             return self.get_handler_delegate(request, ToHttps)
         return super().find_handler(request, **info)

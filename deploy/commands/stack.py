@@ -63,18 +63,22 @@ def remembering_platform(s: Session, was_up: bool) -> Iterator[None]:
     # By another `up` perhaps, which is at it just now.
     before = remembered()
     remember(s.platform.name)
+
+    def as_before() -> None:
+        forget() if before is None else remember(before)
+
     try:
         yield
     except KeyboardInterrupt:
         if not was_up and left(s) <= {"stopped"}:
-            forget() if before is None else remember(before)
+            as_before()
             note("stopped what had been started; nothing is left running")
         elif not was_up:
             note("interrupted; what is there may go on: `invoke status` shows it, `invoke down` stops it")
         raise
     except WarrenError:
         if not left(s):
-            forget()
+            as_before()
         raise
     # A `down` that it waited for has forgotten it.
     remember(s.platform.name)

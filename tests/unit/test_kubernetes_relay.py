@@ -220,6 +220,19 @@ def closed(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kuberne
     return lambda *there: made({f"{READ} get pods": items(*there)})[0]
 
 
+def test_a_command_that_goes_on_looking_finds_it_when_a_pod_is_there(
+    closed: Callable[..., Kubernetes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = closed()
+    where = platform.endpoints()
+    assert not where.broker_is_others
+    platform.runner.answers[f"{READ} get pods"] = items(told("monitor-a", "monitor"))  # type: ignore[attr-defined]
+    with pytest.raises(WarrenError, match="can't be reached"):
+        _ = where.amqp  # not looked for again at once
+    monkeypatch.setattr("deploy.platforms.kubernetes.forward.AGAIN", 0)
+    assert (where.amqp, where.broker) == (1, "broker.example:amqp")
+
+
 def test_commands_find_a_broker_of_others_by_themselves(closed: Callable[..., Kubernetes]) -> None:
     where = closed(told("monitor-a", "monitor")).endpoints()
     assert (where.host, where.amqp, where.management) == ("127.0.0.1", 1, 2)

@@ -222,13 +222,17 @@ def test_who_came_by_http_is_led_to_https_before_anything_else() -> None:
             assert (answer.status, answer.body) == (308, b""), path
             assert answer.headers["Location"] == f"https://tasks.example.org{path}"
             assert (answer.headers["Cache-Control"], answer.headers["Set-Cookie"]) == ("no-store", None)
+        for named in ("HTTP", "http, http"):
+            assert site.ask("GET", "/login", **{"X-Forwarded-Proto": named}).status == 308
         # Whole addresses are for proxies. It is none, and leads to no host but the one that is asked.
         whole = site.ask("GET", "http://evil.example/x", Host="tasks.example.org", **HTTP)
         assert (whole.status, whole.headers["Location"]) == (308, "https://tasks.example.org/")
         for host in ("a@evil.example", "evil.example/", "evil.example?", "evil.example#", "evil.example\\"):
             assert site.ask("GET", "/", Host=host, **HTTP).status == 400
         # The platform and Prometheus name no scheme, and a proxy that has TLS names that.
-        for headers in ({}, {"X-Forwarded-Proto": "https"}, {"X-Scheme": "http"}):
+        # Of proxies in a row one is enough: where the first has TLS, to lead there would go in circles.
+        has_tls = ({"X-Forwarded-Proto": named} for named in ("https", "https, http", "http,HTTPS"))
+        for headers in ({}, *has_tls, {"X-Scheme": "http"}):
             assert site.ask("GET", "/healthz", **headers).status == site.get("/metrics", **headers).status == 200
     # Where nobody says that there is HTTPS, all is as it was.
     with serve() as site:

@@ -148,17 +148,22 @@ def test_ctrl_c_forgets_the_platform_only_where_nothing_runs(
 
 
 @pytest.mark.parametrize(
-    ("after", "kept"),
+    ("after", "before", "kept"),
     [
-        ((), None),
+        ((), None, None),
+        # A stack of another platform runs.
+        ((), "kubernetes", "kubernetes"),
         # None of its pods was let in.
-        ([one("worker", state="starting", ready=False)], "compose"),
-        (SILENT, "compose"),
+        ([one("worker", state="starting", ready=False)], None, "compose"),
+        (SILENT, None, "compose"),
+        (SILENT, "kubernetes", "compose"),
     ],
 )
 def test_a_failed_up_forgets_the_platform_only_where_it_left_nothing(
-    home: Path, secrets: Secrets, after: Any, kept: str | None
+    home: Path, secrets: Secrets, after: Any, before: str | None, kept: str | None
 ) -> None:
+    if before:
+        platforms.remember(before)
     with pytest.raises(WarrenError, match="not ready"):
         stack.up(session_on(Ending(WarrenError("not ready", ExitCode.TIMEOUT), after), secrets), None)
     assert platforms.remembered() == kept

@@ -17,6 +17,7 @@ from typing import Any
 from deploy.commands import looks
 from deploy.commands.watch.frame import frame
 from deploy.commands.watch.snapshot import Gatherer, Snapshot
+from deploy.ending import leave
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import print_json
 from deploy.session import Session
@@ -135,10 +136,6 @@ def keyboard() -> Iterator[None]:
         with suppress(termios.error):
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
         signal.signal(signal.SIGTERM, ending)
-
-
-def leave(number: int, _: Any) -> None:
-    raise SystemExit(128 + number)
 
 
 def pressed(keys: bytes) -> bool:

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
 
+from deploy.ending import leave
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.base import WHAT, Endpoints
 from deploy.platforms.kubernetes import passwords
@@ -90,10 +90,23 @@ class Forwarded(Endpoints):
             self.begun[service] = Forward(self.kubectl, service, PORTS[service])
         return self.begun[service].ports(code)
 
-    @cached_property
+    @property
     def relay(self) -> Relay | None:
-        """The way to a broker that others run; None where it is ours, or nothing runs that knows it."""
-        return relay(self.kubectl)
+        """The way to a broker that others run; None where it is ours, or nothing runs that knows it.
+
+        A command that goes on looking finds one later, when pods that know it are there.
+        """
+        now = time.monotonic()
+        if self.known is None and now >= self.__dict__.get("looked", -AGAIN) + AGAIN:
+            self.__dict__["looked"] = now
+            self.__dict__["way"] = relay(self.kubectl)
+        return self.known
+
+    @property
+    def known(self) -> Relay | None:
+        """That way, where it has been found."""
+        way: Relay | None = self.__dict__.get("way")
+        return way
 
     def of_broker(self, number: int, what: str = "") -> int:
         """A port of this host that leads to the broker's port ``number``; of one that others run, to what it is for.
@@ -101,7 +114,7 @@ class Forwarded(Endpoints):
         Raises:
             WarrenError: it can't be reached.
         """
-        found: Relay | None = self.__dict__.get("relay")
+        found = self.known
         if found is None:
             try:
                 return self.opened("rabbitmq", ExitCode.BROKER)[number]
@@ -118,14 +131,12 @@ class Forwarded(Endpoints):
     @property
     def broker(self) -> str:
         _ = self.amqp  # finds out whose it is
-        found: Relay | None = self.__dict__.get("relay")
-        return found.address("amqp") if found else self.place
+        return self.known.address("amqp") if self.known else self.place
 
     @property
     def broker_api(self) -> str:
         _ = self.management
-        found: Relay | None = self.__dict__.get("relay")
-        return found.address("api") if found else self.place
+        return self.known.address("api") if self.known else self.place
 
     @property
     def broker_is_others(self) -> bool:
@@ -267,10 +278,6 @@ def end_in_order() -> None:
         for number in (signal.SIGHUP, signal.SIGTERM):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, leave)
-
-
-def leave(number: int, _: Any) -> None:
-    raise SystemExit(128 + number)
 
 
 def end_with_parent() -> Callable[[], None] | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from deploy.errors import ExitCode, WarrenError
-from deploy.platforms.kubernetes.autoscaling import autoscalers
+from deploy.platforms.kubernetes.autoscaling import Autoscaler, autoscalers
 from deploy.platforms.kubernetes.kubectl import Kubectl
 
 __all__ = ["PATIENCE", "delete_claims", "end_autoscalers", "require_let_go"]
@@ -31,7 +31,11 @@ def end_autoscalers(kubectl: Kubectl) -> bool:
         # One that was waited for in vain before may go just now.
         kubectl.run("delete", *ours, "--ignore-not-found", f"--timeout={PATIENCE}s")
     except WarrenError as error:
-        if error.code is not ExitCode.TIMEOUT or not (held := by_keda(kubectl)):
+        if error.code is not ExitCode.TIMEOUT:
+            raise
+        if not (left := list(autoscalers(kubectl).values())):
+            return True  # the last went when kubectl had just given up
+        if not (held := by_keda(left)):
             raise
         kubectl.note(f"KEDA does not let {', '.join(held)} go; stopping the rest")
         return False
@@ -40,7 +44,7 @@ def end_autoscalers(kubectl: Kubectl) -> bool:
 
 def require_let_go(kubectl: Kubectl) -> None:
     """Raises WarrenError where KEDA still holds autoscalers that are deleted."""
-    if held := by_keda(kubectl):
+    if held := by_keda(autoscalers(kubectl).values()):
         let_go = shlex.join(kubectl.command("patch", *held, "--type=merge", NOBODY))
         raise WarrenError(
             f"{kubectl.place}: all else is stopped, but KEDA does not let {', '.join(held)} go; start KEDA, which then does, "
@@ -49,8 +53,8 @@ def require_let_go(kubectl: Kubectl) -> None:
         )
 
 
-def by_keda(kubectl: Kubectl) -> list[str]:
-    return [one.resource for one in autoscalers(kubectl).values() if one.keda]
+def by_keda(found: Iterable[Autoscaler]) -> list[str]:
+    return [one.resource for one in found if one.keda]
 
 
 def delete_claims(kubectl: Kubectl, ours: Callable[[], list[str]]) -> None:
@@ -65,8 +69,10 @@ def delete_claims(kubectl: Kubectl, ours: Callable[[], list[str]]) -> None:
         # What the operator made goes with its broker, maybe just now.
         kubectl.run("delete", CLAIMS, *named, "--ignore-not-found", f"--timeout={PATIENCE}s")
     except WarrenError as error:
-        if error.code is not ExitCode.TIMEOUT or not (left := ours()):
+        if error.code is not ExitCode.TIMEOUT:
             raise
+        if not (left := ours()):
+            return
         look = shlex.join(kubectl.command("describe", CLAIMS, *left))
         raise WarrenError(
             f"{kubectl.place}: all is stopped, but something still uses the claims {', '.join(left)}: `{look}` shows which "

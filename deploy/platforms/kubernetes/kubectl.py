@@ -13,7 +13,8 @@ from deploy.platforms.kubernetes.context import Context
 from deploy.run import Runner
 
 __all__ = [
-    "BROKER", "CLUSTERS", "PART", "THERE", "Kubectl", "explained", "half_applied", "labelled", "not_installed", "unknown",
+    "BROKER", "CLUSTERS", "PART", "THERE", "Kubectl", "by_operator", "explained", "half_applied", "labelled", "not_installed",
+    "unknown",
 ]  # fmt: skip
 
 # The label of all that belongs to the stack.

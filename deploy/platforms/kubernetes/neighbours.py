@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deploy.errors import ExitCode, WarrenError
-from deploy.platforms.kubernetes.kubectl import PART, Kubectl
+from deploy.platforms.kubernetes.kubectl import PART, Kubectl, labelled
 
 __all__ = ["require_none"]
 
@@ -32,7 +32,6 @@ def require_none(kubectl: Kubectl, namespace: dict[str, Any] | None) -> None:
 
 def found_in(kubectl: Kubectl, namespace: dict[str, Any] | None) -> list[str]:
     """What runs in the namespace of a stack that is still to come, as kubectl names it; nothing where a stack was before."""
-    label, value = PART.split("=")
-    if namespace is None or namespace["metadata"].get("labels", {}).get(label) == value or kubectl.list("configmaps"):
+    if namespace is None or labelled(namespace) or kubectl.list("configmaps"):
         return []
-    return kubectl.read("get", KINDS, "--selector", f"{label}!={value}", "--output", "name").split()
+    return kubectl.read("get", KINDS, "--selector", PART.replace("=", "!="), "--output", "name").split()

@@ -9,14 +9,13 @@ from deploy.errors import WarrenError
 from deploy.platforms.kubernetes import pods
 from deploy.platforms.kubernetes.kubectl import BROKER, CLUSTERS, Kubectl, labelled
 
-__all__ = ["LABEL", "STATEFULSET", "caught_up", "ours", "stop", "trouble"]
+__all__ = ["STATEFULSET", "caught_up", "ours", "stop", "trouble"]
 
 KIND, NAME = CLUSTERS, BROKER
 
 # What the operator makes of it, and how it labels that: it leaves none of our labels.
 STATEFULSET = "rabbitmq-server"
-LABEL = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/part-of": "rabbitmq"}
-NODES = ",".join(f"{name}={value}" for name, value in LABEL.items())
+NODES = f"app.kubernetes.io/name={NAME},app.kubernetes.io/part-of=rabbitmq"
 
 # With this label a node does not wait for the others before it stops: the operator's own way, for a broker that is deleted.
 # The node reads it from a file, which follows some seconds later.

@@ -9,7 +9,7 @@ from typing import Any
 from deploy.errors import ExitCode, WarrenError
 from deploy.paths import STATE, write_private
 from deploy.platforms.kubernetes import pods
-from deploy.platforms.kubernetes.kubectl import PART, Kubectl
+from deploy.platforms.kubernetes.kubectl import Kubectl, labelled
 from deploy.secrets import NAMES, Secrets, generate
 
 __all__ = ["JOB", "KEYS", "MAKERS", "NAME", "complete", "ended", "let_be_made", "load", "of_keda"]
@@ -70,9 +70,8 @@ def complete(kubectl: Kubectl) -> None:
     if found is None or not missing:
         return
     metadata = found["metadata"]
-    label, value = PART.split("=")
     # What something else looks after, such as External Secrets, would be taken away again.
-    if metadata.get("labels", {}).get(label) != value or metadata.get("ownerReferences"):
+    if not labelled(found) or metadata.get("ownerReferences"):
         raise WarrenError(
             f"{kubectl.place}: the Secret {NAME} is one of your own and lacks {', '.join(missing)}; give it these, "
             "passwords of letters, digits, - and _ (docs/upgrade.md), then `invoke up` again; nothing was changed",

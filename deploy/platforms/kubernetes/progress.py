@@ -10,7 +10,7 @@ from typing import Any
 from deploy.errors import WarrenError
 from deploy.output import note
 from deploy.platforms.kubernetes import operated, pods, trouble
-from deploy.platforms.kubernetes.kubectl import Kubectl, unknown
+from deploy.platforms.kubernetes.kubectl import Kubectl, by_operator, unknown
 from deploy.services import SERVICES, kind
 
 __all__ = ["WORKLOADS", "here", "named", "place", "settled", "until_ready", "waited_for"]
@@ -131,11 +131,6 @@ def look(kubectl: Kubectl, services: Sequence[str]) -> tuple[list[dict[str, Any]
     if workloads and all(settled(one) for one in workloads) and (broker is None or operated.caught_up(broker)):
         return workloads, [], True
     return workloads, [pod for pod in kubectl.stack("pods") if waited_for(pod, services)], False
-
-
-def by_operator(workload: dict[str, Any]) -> bool:
-    labels: dict[str, str] = workload["metadata"].get("labels", {})
-    return operated.LABEL.items() <= labels.items()
 
 
 def waited_for(pod: dict[str, Any], services: Sequence[str] = ()) -> bool:
