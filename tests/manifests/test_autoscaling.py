@@ -112,6 +112,25 @@ def test_who_takes_no_keda_has_no_user_for_it() -> None:
     assert "keda" not in json.dumps([each for each in rendered("dev") if each["kind"] != "ConfigMap"])
 
 
+@pytest.mark.parametrize("component", ["hpa", "keda"])
+def test_the_number_that_a_pool_says_is_left_alone(tmp_path: Path, component: str) -> None:
+    """It was made of the workers that are scaled, and to kustomize has their name as well."""
+    pool = {
+        "resources": [os.path.relpath(ROOT / "k8s/components/worker-pool/workers", tmp_path / "pool")],
+        "patches": [{"target": {"name": "worker"}, "patch": '[{"op": "add", "path": "/spec/replicas", "value": 4}]'}],
+    }
+    content = {
+        "resources": [os.path.relpath(ROOT / "k8s/overlays/production", tmp_path), "pool"],
+        "components": [os.path.relpath(ROOT / "k8s/components" / component, tmp_path)],
+    }
+    (tmp_path / "pool").mkdir()
+    for folder, written in ((tmp_path, content), (tmp_path / "pool", pool)):
+        (folder / "kustomization.yaml").write_text(json.dumps({"namespace": "warren", **written}))
+    manifests = render(tmp_path)
+    assert "replicas" not in one(manifests, "Deployment", "worker")["spec"]
+    assert one(manifests, "Deployment", "worker-heavy")["spec"]["replicas"] == 4
+
+
 def test_a_pool_may_have_a_scaler_of_its_own(tmp_path: Path) -> None:
     """By the same component, named in the pool's own folder."""
     pool: dict[str, Any] = {

@@ -39,6 +39,21 @@ def test_each_patch_reaches_all_that_it_is_for(text: str, tmp_path: Path) -> Non
     assert all(any(asked(patch, *one) for one in changed) for patch in patches)
 
 
+def test_room_for_the_workers_is_not_taken_for_pools_of_folders(tmp_path: Path) -> None:
+    (text,) = (block for block in BLOCKS if "sizeLimit" in block)
+    folders = [os.path.relpath(ROOT / "k8s" / one, tmp_path) for one in ("overlays/dev", "components/worker-pool")]
+    (tmp_path / "kustomization.yaml").write_text(
+        f"namespace: warren\nresources: [{folders[0]}]\ncomponents: [{folders[1]}]\n{text}"
+    )
+    found = {
+        workload["metadata"]["name"]: volume["emptyDir"]["sizeLimit"]
+        for workload, spec in pods(render(tmp_path))
+        for volume in spec["volumes"]
+        if volume["name"] == "data" and "emptyDir" in volume
+    }
+    assert (found["worker"], found["worker-heavy"]) == ("20Gi", "1Gi")
+
+
 def test_a_load_balancer_asks_what_the_platform_asks() -> None:
     probes = {}
     for workload, spec in pods(rendered("production")):
