@@ -59,28 +59,13 @@ def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFac
         tmp_path_factory.mktemp("operator"), cluster, app_image,
         ["k8s/components/rabbitmq-operator"], resources=["../tests/e2e/kubernetes"],
     )  # fmt: skip
-    brought_up(checkout)
+    checkout.invoke("up")
     return checkout
 
 
 @pytest.fixture(scope="module")
 def ledger(cluster: Cluster, stack: Checkout, app_image: str) -> Operated:
     return Operated(cluster, stack.folder, stack.folder / "mine", app_image)
-
-
-def typed(stack: Checkout, *words: str) -> str:
-    """What a command prints that may take longer than others on a busy host."""
-    running = stack.start(*words)
-    try:
-        printed, _ = running.communicate(timeout=HANGS)
-    finally:
-        running.kill()
-    assert running.returncode == 0, printed
-    return printed
-
-
-def brought_up(stack: Checkout) -> None:
-    typed(stack, "up")
 
 
 def broker(cluster: Cluster) -> dict[str, Any]:
@@ -158,7 +143,7 @@ def test_nodes_are_killed_one_after_another(cluster: Cluster, ledger: Operated) 
 def test_restart_replaces_one_node_after_another(cluster: Cluster, stack: Checkout, ledger: Operated) -> None:
     def restarted() -> None:
         with watched(cluster, BROKERS, 3) as seen:
-            assert typed(stack, "restart", "rabbitmq").endswith("Restarted rabbitmq.\n")
+            assert stack.invoke("restart", "rabbitmq").stdout.endswith(": Restarted rabbitmq.\n")
             eventually(lambda: len(seen.new) == 3 and not seen.first & seen.serving, LONG, "all are new")
         assert seen.fewest == 2
 
@@ -180,20 +165,20 @@ def test_none_is_given_up_that_was_never_there(cluster: Cluster, stack: Checkout
 def test_down_keeps_its_data_and_up_finds_them(cluster: Cluster, stack: Checkout) -> None:
     stack.invoke("scale-workers", "0")
     task = stack.invoke("call", "add", "20", "3").stdout.strip()
-    typed(stack, "down")
+    stack.invoke("down")
     assert stack.json("status")["instances"] == NOTHING
     assert cluster.items("pods", BROKERS) == NOTHING
     assert broker(cluster)["spec"]["replicas"] == 0
     kept = {one["metadata"]["name"] for one in cluster.items("pvc")}
     assert kept == {"monitor", "flower", *(f"persistence-{node}" for node in NODES)}
-    brought_up(stack)
+    stack.invoke("up")
     eventually(lambda: stack.json("task", task)["state"] == "SUCCESS", LONG, "what waited is done")
 
 
 @pytest.mark.timeout(HANGS)
 def test_down_with_volumes_leaves_nothing(cluster: Cluster, stack: Checkout) -> None:
-    typed(stack, "down")
-    typed(stack, "down", "--volumes", "--yes")
+    stack.invoke("down")
+    stack.invoke("down", "--volumes", "--yes")
     assert cluster.items(f"{OPERATED},deployments,statefulsets,pvc") == NOTHING
     assert cluster.items("pods,services,configmaps,secrets", BROKERS) == NOTHING
     came = cluster.kubectl("wait", "--for=create", f"{OPERATED}/rabbitmq", f"--timeout={AGAIN}s", check=False)
