@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from app.monitor.history.clock import read_time
 from deploy import monitor_api
-from deploy.commands import history, log, looks
-from deploy.commands.control import REPLY_PATIENCE, ask, by_node, connected, nodes, refuse_under_alarm, task_id
+from deploy.commands import control, history, log, looks
+from deploy.commands.control import ask, by_node, connected, nodes, refuse_under_alarm, task_id
 from deploy.commands.stack import confirm
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, say
@@ -177,7 +177,7 @@ class Work:
             signal=self.signal,
             reply=bool(self.known),
             limit=len(self.known),
-            timeout=REPLY_PATIENCE,
+            timeout=control.REPLY_PATIENCE,
         )
         answers = by_node(replies)
         if self.terminate:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from app.monitor.history.clock import read_time
 from deploy import monitor_api
-from deploy.commands import looks
-from deploy.commands.control import REPLY_PATIENCE, by_node, connected, logs_of, nodes, refuse_under_alarm
+from deploy.commands import control, looks
+from deploy.commands.control import by_node, connected, logs_of, nodes, refuse_under_alarm
 from deploy.errors import ExitCode, WarrenError
 from deploy.output import note, print_json, table
 from deploy.session import Session
@@ -75,7 +75,7 @@ class Workers:
 
     def _broadcast(self, method: str, told: list[str], arguments: dict[str, Any]) -> dict[str, Any]:
         replies = self._app.control.broadcast(
-            method, arguments=arguments, destination=told, reply=True, limit=len(told), timeout=REPLY_PATIENCE
+            method, arguments=arguments, destination=told, reply=True, limit=len(told), timeout=control.REPLY_PATIENCE
         )
         answers = by_node(replies)
         self._silent |= set(told) - set(answers)
@@ -86,7 +86,7 @@ class Workers:
         if self._silent:
             refuse_under_alarm(self.session)
             raise WarrenError(
-                f"{len(self._silent)} of {len(self.known)} workers did not answer within {REPLY_PATIENCE:g} s: "
+                f"{len(self._silent)} of {len(self.known)} workers did not answer within {control.REPLY_PATIENCE:g} s: "
                 f"{', '.join(self.silent)}; see {logs_of(self.session, self.silent)}",
                 ExitCode.TIMEOUT,
             )

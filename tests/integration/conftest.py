@@ -16,7 +16,7 @@ from celery import Celery
 
 from app import factory
 from app.settings import AppSettings
-from deploy.commands import control, revokes, workers
+from deploy.commands import control
 from deploy.settings import Settings
 from tests.support import containers, private_node
 from tests.support.brokers import Broker
@@ -108,8 +108,7 @@ def monitor(broker: Broker, tmp_path: Path, processes: list[Process]) -> Monitor
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands wait longer for the answers of workers, which a busy machine may keep from answering within a second."""
-    for module in (control, revokes, workers):
-        monkeypatch.setattr(module, "REPLY_PATIENCE", 30.0)
+    monkeypatch.setattr(control, "REPLY_PATIENCE", 10.0)
 
 
 class MakeFlower(Protocol):
