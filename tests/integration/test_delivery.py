@@ -144,6 +144,8 @@ def test_a_publish_that_the_broker_refuses_is_an_error_at_the_sender(broker: Bro
     eventually(refused, 60, "the full queue refuses a task")
 
 
+# Waits for what a busy machine does late, one after another, are longer than a test has by itself.
+@pytest.mark.timeout(1800)
 def test_a_killed_broker_comes_back_with_everything(broker: Broker, make_worker: MakeWorker) -> None:
     worker = make_worker(options=("--queues", "default"))
     done = add.delay(2, 3)

@@ -22,6 +22,8 @@ def types(broker: Broker, task_id: str) -> list[str]:
     return [event["type"] for event in eventlog.find(broker.url("monitor"), task_id)]
 
 
+# Waits for what a busy machine does late, one after another, are longer than a test has by itself.
+@pytest.mark.timeout(1800)
 def test_events_that_nobody_reads_are_kept(broker: Broker, worker: Worker, producer: Celery) -> None:
     one = add.delay(2, 3)
     assert one.get(timeout=60) == 5
