@@ -26,15 +26,19 @@ POOL = {
     "WARREN_POOL_HEAVY_CONCURRENCY": "1",
 }
 
-# Seconds for a test with what its fixtures bring up. Each wait has a limit of its own; this is for what has none.
-LONGEST = 3600
+# Seconds for a test with what its fixtures bring up: as long as one command may take that waits for services, and twice that
+# on a cluster, where images are copied to nodes and several such commands follow one another. Each wait has a limit of its
+# own; this is for what has none.
+LONGEST = 1800
+LONGEST_ON_CLUSTERS = 3600
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # pytest gives each conftest.py the tests of all folders.
     for item in items:
         if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(LONGEST))
+            on_cluster = item.path.name.startswith("test_kubernetes")
+            item.add_marker(pytest.mark.timeout(LONGEST_ON_CLUSTERS if on_cluster else LONGEST))
 
 
 def engine_answers() -> bool:
