@@ -454,10 +454,12 @@ def test_a_failed_up_that_left_something_is_remembered(make: Any, home: Path) ->
     error = {UP.format(1): WarrenError("no", ExitCode.FAILED)}
     with pytest.raises(WarrenError):
         stack.up(session_of(make([], [], STACK, answers=error)), None)
-    assert (home / ".warren" / "platform").read_text() == "compose\n"
+    remembered = home / ".warren" / "platform"
+    assert remembered.read_text() == "compose\n"
+    remembered.unlink()
     with pytest.raises(WarrenError):
         stack.up(session_of(make(answers=error)), None)
-    assert not (home / ".warren" / "platform").exists()
+    assert not remembered.exists()
 
 
 # --- build
