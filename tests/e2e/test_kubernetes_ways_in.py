@@ -126,7 +126,7 @@ def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFac
 
 def test_flower_asks_for_its_login_behind_a_certificate_that_holds(stack: Stack) -> None:
     ingress = stack.ingress()
-    eventually(lambda: ingress.get("/").status == 401, 60, "the controller serves it")
+    eventually(lambda: ingress.get("/").status == 401, LONG, lambda: f"Flower asks for a login; {ingress.get('/')}")
     assert ingress.get("/api/tasks").headers["WWW-Authenticate"] == 'Basic realm="flower"'
     page = ingress.get("/", login=True)
     assert page.status == 200
@@ -175,7 +175,7 @@ def test_a_producer_of_another_namespace_comes_in_by_tls_once_its_namespace_may(
 
     assert not reached(5671) and not reached(5672)
     shop.kubectl("label", "namespace", shop.namespace, "warren/producers=true")
-    eventually(lambda: reached(5671), 60, "the policy lets it in")
+    eventually(lambda: reached(5671), LONG, "the policy lets it in")
     assert not reached(15672)
     (application,) = (one for one in blocks("topology.md") if "no_declare" in one)
     (tls,) = blocks("kubernetes-options.md")
@@ -227,7 +227,8 @@ def test_below_paths_of_one_host_and_with_a_login_elsewhere(stack: Stack) -> Non
     # The one from the first apply, which stands for itself.
     own = stack.secret("warren", "tls.crt")
     ingress = Ingress("warren.example.test", "", own)
-    eventually(lambda: ingress.get("/flower/healthcheck").status == 200, 60, "the controller serves it")
+    healthy = functools.partial(ingress.get, "/flower/healthcheck")
+    eventually(lambda: healthy().status == 200, LONG, lambda: f"Flower is served; {healthy()}")
     assert ingress.certificate().split() == own.split()
 
     led = ingress.get("/flower/tasks", login=True)
