@@ -162,6 +162,21 @@ def test_the_ingress_leads_to_services_that_are_there_with_the_certificate_of_th
 )
 
 
+# What it says of other queues and another concurrency than KEDA and the workers have by themselves.
+(SCALED,) = re.findall(
+    r"^```yaml\n([^`]*maxReplicaCount[^`]*)^```$", (ROOT / "docs" / "kubernetes-production.md").read_text(), re.M
+)
+
+
+def test_what_the_docs_patch_of_keda_is_one_number_in_both_places(option: Any) -> None:
+    manifests = option("keda", **yaml.safe_load(SCALED))
+    (trigger,) = one(manifests, "ScaledObject", "worker")["spec"]["triggers"]
+    (container,) = one(manifests, "Deployment", "worker")["spec"]["template"]["spec"]["containers"]
+    # The API server takes none that is there twice, where it is applied on the server.
+    said = [each["value"] for each in container["env"] if each["name"] == "WARREN_WORKER_CONCURRENCY"]
+    assert said == [trigger["metadata"]["value"]] == ["4"]
+
+
 @pytest.mark.parametrize("name", ["ingress", "ingress-path", "gateway"])
 def test_behind_a_proxy_all_come_by_https_unless_an_overlay_says_otherwise(option: Any, name: str) -> None:
     for content, said in (({}, "true"), (yaml.safe_load(PLAIN), "false")):
