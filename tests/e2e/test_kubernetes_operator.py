@@ -25,9 +25,6 @@ OPERATED = "rabbitmqclusters.rabbitmq.com"
 BROKERS = "app.kubernetes.io/name=rabbitmq"
 NODES = ["rabbitmq-server-0", "rabbitmq-server-1", "rabbitmq-server-2"]
 
-# Seconds. Each wait ends by itself, where nothing moves any more.
-HANGS = 3600
-
 # Seconds in which a broker that was deleted would be there again.
 AGAIN = 5
 
@@ -85,7 +82,6 @@ def generations(cluster: Cluster) -> dict[str, int]:
 
 
 # With what its fixtures build, copy and bring up.
-@pytest.mark.timeout(HANGS)
 def test_the_operator_makes_a_broker_of_three_nodes_with_all_queues_on_each(cluster: Cluster, ledger: Operated) -> None:
     ledger.await_whole()
     assert {"default", "dead_letters", "celery.events", "celery.revoked"} <= set(ledger.copies())
@@ -129,7 +125,6 @@ def test_the_commands_know_it(stack: Checkout) -> None:
     assert stack.invoke("call", "add", "2", "3", "--wait").stdout == "5\n"
 
 
-@pytest.mark.timeout(HANGS)
 def test_nodes_are_killed_one_after_another(cluster: Cluster, ledger: Operated) -> None:
     def killed() -> None:
         for node in NODES:
@@ -139,7 +134,6 @@ def test_nodes_are_killed_one_after_another(cluster: Cluster, ledger: Operated) 
     ledger.under("kill-", 400, killed, rate=8)
 
 
-@pytest.mark.timeout(HANGS)
 def test_restart_replaces_one_node_after_another(cluster: Cluster, stack: Checkout, ledger: Operated) -> None:
     def restarted() -> None:
         with watched(cluster, BROKERS, 3) as seen:
@@ -161,7 +155,6 @@ def test_none_is_given_up_that_was_never_there(cluster: Cluster, stack: Checkout
     assert set(given_up) <= {f"{node}.rabbitmq-nodes.{cluster.namespace}" for node in NODES}
 
 
-@pytest.mark.timeout(HANGS)
 def test_down_keeps_its_data_and_up_finds_them(cluster: Cluster, stack: Checkout) -> None:
     stack.invoke("scale-workers", "0")
     task = stack.invoke("call", "add", "20", "3").stdout.strip()
@@ -175,7 +168,6 @@ def test_down_keeps_its_data_and_up_finds_them(cluster: Cluster, stack: Checkout
     eventually(lambda: stack.json("task", task)["state"] == "SUCCESS", LONG, "what waited is done")
 
 
-@pytest.mark.timeout(HANGS)
 def test_down_with_volumes_leaves_nothing(cluster: Cluster, stack: Checkout) -> None:
     stack.invoke("down")
     stack.invoke("down", "--volumes", "--yes")

@@ -27,9 +27,6 @@ from tests.support.rollout import watched
 
 # With what tests need beside the overlay.
 BASE = ROOT / "tests" / "e2e" / "kubernetes"
-# Seconds. Each wait ends by itself, where nothing moves any more.
-HANGS = 3600
-
 BROKERS = "app.kubernetes.io/name=rabbitmq"
 WORKERS = "app.kubernetes.io/component=worker"
 
@@ -95,7 +92,6 @@ def stack(cluster: Cluster, app_image: str, tmp_path_factory: pytest.TempPathFac
     return made
 
 
-@pytest.mark.timeout(HANGS)
 def test_all_queues_and_streams_live_on_all_three_nodes_from_the_start(stack: Production) -> None:
     stack.await_whole()
     assert {"default", "dead_letters", "celery.events", "celery.revoked"} <= set(stack.copies())
@@ -143,7 +139,6 @@ def replaced(stack: Production, what: str, selector: str) -> int:
     return seen.fewest
 
 
-@pytest.mark.timeout(HANGS)
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_broker_node_is_killed(stack: Production, number: int) -> None:
     """With a second to end, it is killed in what it does before."""
@@ -152,7 +147,6 @@ def test_a_broker_node_is_killed(stack: Production, number: int) -> None:
     stack.await_whole()
 
 
-@pytest.mark.timeout(HANGS)
 def test_all_broker_nodes_are_restarted_and_never_are_two_away(stack: Production) -> None:
     def restarted() -> None:
         assert replaced(stack, "statefulset/rabbitmq", BROKERS) == 2
@@ -162,7 +156,6 @@ def test_all_broker_nodes_are_restarted_and_never_are_two_away(stack: Production
     stack.await_whole()
 
 
-@pytest.mark.timeout(HANGS)
 def test_a_node_is_drained(stack: Production) -> None:
     node = stack.homes()[0]
 
@@ -178,7 +171,6 @@ def test_a_node_is_drained(stack: Production) -> None:
     stack.await_whole()
 
 
-@pytest.mark.timeout(HANGS)
 def test_all_workers_are_replaced_and_there_are_never_fewer(stack: Production) -> None:
     """After the drain they may all be on one node; after this, some are connected to a broker that is about to vanish."""
 
@@ -189,7 +181,6 @@ def test_all_workers_are_replaced_and_there_are_never_fewer(stack: Production) -
     stack.await_whole()
 
 
-@pytest.mark.timeout(HANGS)
 def test_a_nodes_power_is_cut_and_comes_back(stack: Production) -> None:
     power = os.environ.get("E2E_NODE_POWER", "")
     if not power:
@@ -222,7 +213,6 @@ def test_each_task_was_done_and_none_is_left(stack: Production) -> None:
     stack.each_done()
 
 
-@pytest.mark.timeout(HANGS)
 def test_where_all_broker_nodes_are_stopped_none_waits_for_the_others(stack: Production) -> None:
     """As when their namespace is deleted: each would wait for as long as its grace is."""
     (grace,) = {one["spec"]["terminationGracePeriodSeconds"] for one in stack.cluster.items("pods", BROKERS)}
@@ -232,7 +222,6 @@ def test_where_all_broker_nodes_are_stopped_none_waits_for_the_others(stack: Pro
     stack.await_whole()
 
 
-@pytest.mark.timeout(HANGS)
 def test_down_leaves_no_data_where_that_is_told(stack: Production, tmp_path: Path) -> None:
     checkout = Checkout(tmp_path, "kubernetes", WARREN_KUBE_CONTEXT=stack.cluster.context)
     checkout.set(WARREN_PROJECT=stack.cluster.namespace, WARREN_KUBE_OVERLAY="production")

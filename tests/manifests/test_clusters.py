@@ -11,13 +11,10 @@ import pytest
 import yaml
 
 from deploy.paths import ROOT
+from tests.support.docs import yaml_blocks
 from tests.support.manifests import pods, render, rendered
 
-BLOCKS = [
-    block
-    for page in ("kubernetes-clusters.md", "your-own-app.md")
-    for block in re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.M | re.S)
-]
+BLOCKS = [block for page in ("kubernetes-clusters.md", "your-own-app.md") for block in yaml_blocks(page)]
 
 
 def asked(patch: dict[str, Any], kind: str, name: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from deploy.paths import ROOT
+from tests.support.docs import yaml_blocks
 from tests.support.manifests import ALL, Manifest, render, rendered
 
 
@@ -157,15 +158,11 @@ def test_the_ingress_leads_to_services_that_are_there_with_the_certificate_of_th
 
 
 # What docs/kubernetes-production.md says to write where TLS ends before the controller.
-(PLAIN,) = re.findall(
-    r"^```yaml\n([^`]*WARREN_HTTPS_ONLY[^`]*)^```$", (ROOT / "docs" / "kubernetes-production.md").read_text(), re.M
-)
+(PLAIN,) = yaml_blocks("kubernetes-production.md", "WARREN_HTTPS_ONLY")
 
 
 # What it says of other queues and another concurrency than KEDA and the workers have by themselves.
-(SCALED,) = re.findall(
-    r"^```yaml\n([^`]*maxReplicaCount[^`]*)^```$", (ROOT / "docs" / "kubernetes-production.md").read_text(), re.M
-)
+(SCALED,) = yaml_blocks("kubernetes-production.md", "maxReplicaCount")
 
 
 def test_what_the_docs_patch_of_keda_is_one_number_in_both_places(option: Any) -> None:

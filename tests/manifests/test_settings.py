@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from deploy.platforms.kubernetes.setup import Setup
 from deploy.run import Runner
 from deploy.session import Session
 from deploy.settings import Settings
+from tests.support.docs import yaml_blocks
 from tests.support.manifests import Manifest, render
 
 HEAVY = Pool(name="heavy", queues=("video",), time_limit=3600, concurrency="1", workers=1)
@@ -173,9 +173,7 @@ def images(found: Any) -> Iterator[tuple[str, str]]:
 
 PIN = {"name": "warren-app", "newName": "registry.example/warren-app", "newTag": "7"}
 # What docs/kubernetes.md says to write, so that new code leaves the broker alone.
-(PATCH,) = re.findall(
-    r"^```yaml\n(patches:\n.*?initContainers:.*?)^```$", (ROOT / "docs" / "kubernetes.md").read_text(), re.M | re.S
-)
+(PATCH,) = yaml_blocks("kubernetes.md", "initContainers:")
 
 
 @pytest.mark.parametrize("options", [(), ("keda",), ("rabbitmq-operator",)])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from deploy.paths import ROOT
+from deploy.platforms.kubernetes.image import on_all
 from tests.support.commands import finished, insisted
 from tests.support.eventually import eventually
 
@@ -63,16 +64,8 @@ class Cluster:
     def load(self, *images: str) -> None:
         """Copies images of this host's engine to the nodes that lack them, with the command of E2E_KUBE_LOAD."""
         for image in images if os.environ.get("E2E_KUBE_LOAD") else ():
-            if not self.has(image):
+            if not on_all(self.items("nodes"), image):
                 insisted([*shlex.split(os.environ["E2E_KUBE_LOAD"]), image])
-
-    def has(self, image: str) -> bool:
-        """Whether all nodes tell of an image."""
-        known = [
-            [name for one in node["status"].get("images", []) for name in one.get("names") or []]
-            for node in self.items("nodes")
-        ]
-        return bool(known) and all(any(f"/{name}".endswith(f"/{image}") for name in names) for names in known)
 
     def forget(self) -> None:
         """Deletes the namespace with all that is in it, and does not wait for the end of that."""

@@ -14,7 +14,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["STATES", "UUID", "Block", "Command", "blocks"]
+from deploy.paths import ROOT
+
+__all__ = ["STATES", "UUID", "Block", "Command", "blocks", "yaml_blocks"]
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
@@ -63,6 +65,12 @@ class Block:
     @property
     def name(self) -> str:
         return f"{self.section}-{self.number}"
+
+
+def yaml_blocks(page: str, word: str = "") -> list[str]:
+    """The blocks of YAML of a page of the docs that have ``word``."""
+    found = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
+    return [one for one in found if word in one]
 
 
 def blocks(file: Path) -> list[Block]:

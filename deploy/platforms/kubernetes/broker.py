@@ -11,7 +11,7 @@ from deploy.platforms.kubernetes.kubectl import PART, Kubectl, labelled
 from deploy.platforms.kubernetes.rendered import documents, says
 from deploy.upgrade import version
 
-__all__ = ["OURS", "annotate", "claims", "image", "ran"]
+__all__ = ["OURS", "annotate", "claim_names", "image", "ran"]
 
 # Of the labels of our StatefulSet's claims, and of those of RabbitMQ's cluster operator, only this one is sure: an overlay that
 # changes their size replaces the others. Claims of other people's brokers have it as well, even under the same names.
@@ -24,6 +24,11 @@ INSTANCE = "app.kubernetes.io/instance"
 
 # The image that last ran on a volume, for when no pod is there to tell.
 RAN = "warren/rabbitmq-image"
+
+
+def claim_names(kubectl: Kubectl) -> list[str]:
+    """The names of the claims of the broker's volumes."""
+    return [one["metadata"]["name"] for one in claims(kubectl)]
 
 
 def claims(kubectl: Kubectl) -> list[dict[str, Any]]:
@@ -56,10 +61,9 @@ def ran(kubectl: Kubectl) -> tuple[list[str], int]:
     return sorted({one["metadata"].get("annotations", {}).get(RAN, "") for one in claims(kubectl)} - {""}), 0
 
 
-def annotate(kubectl: Kubectl, images: Sequence[str]) -> None:
-    """Notes on the broker's volumes that ``images`` have run on them: its pods are about to go."""
-    names = [one["metadata"]["name"] for one in claims(kubectl)] if images else []
-    if names:
+def annotate(kubectl: Kubectl, names: Sequence[str], images: Sequence[str]) -> None:
+    """Notes on the claims ``names`` that ``images`` have run on their volumes: the pods are about to go."""
+    if names and images:
         # While a rollout has two, the newer one has written already on some.
         newest = max(images, key=lambda one: version(one) or (0, 0))
         kubectl.run("annotate", "--overwrite", "persistentvolumeclaims", *names, f"{RAN}={newest}")

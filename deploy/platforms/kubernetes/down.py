@@ -46,9 +46,9 @@ def in_turn(kubectl: Kubectl, grace: int, volumes: bool) -> None:
     # While the broker is there they end their tasks, acknowledge them and give back the others.
     delete(kubectl, "deployments", pools.WORKERS, grace + PATIENCE)
     # While the broker's StatefulSet is there: that tells whose they are.
-    claims = [one["metadata"]["name"] for one in broker.claims(kubectl)] if volumes else []
+    claims = broker.claim_names(kubectl)
     # With volumes too: where this is interrupted, the next one knows by it whose they are.
-    broker.annotate(kubectl, broker.ran(kubectl)[0])
+    broker.annotate(kubectl, claims, broker.ran(kubectl)[0])
     tell_broker(kubectl)
     delete(kubectl, "deployments,statefulsets", PART, PATIENCE)
     operated.stop(kubectl, volumes, BROKER_PATIENCE)

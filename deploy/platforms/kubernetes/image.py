@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 from deploy.errors import ExitCode, WarrenError
 from deploy.platforms.compose.image import Image
@@ -12,7 +13,7 @@ from deploy.platforms.kubernetes.kubectl import Kubectl
 from deploy.run import Runner
 from deploy.settings import Settings
 
-__all__ = ["ClusterImage", "push"]
+__all__ = ["ClusterImage", "on_all", "push"]
 
 # Of what goes into the image, what `python3 -m deploy.inside.broker` makes a broker's settings of. Not what is installed in it:
 # the image that is there has what its sources need, and tasks may get a package more at any time.
@@ -70,14 +71,19 @@ class ClusterImage(Image):
             nodes = json.loads(kubectl.read("get", "nodes", "--output", "json") or "{}").get("items", [])
         except WarrenError:
             return False  # not everybody may look at nodes
-        return bool(nodes) and all(
-            any(
-                f"/{name}".endswith(f"/{wanted}")
-                for image in node["status"].get("images", [])
-                for name in image.get("names") or []
-            )
-            for node in nodes
+        return on_all(nodes, wanted)
+
+
+def on_all(nodes: list[dict[str, Any]], wanted: str) -> bool:
+    """Whether each of ``nodes`` tells of the image ``wanted``, of whatever registry; not where there are none."""
+    return bool(nodes) and all(
+        any(
+            f"/{name}".endswith(f"/{wanted}")
+            for image in node["status"].get("images", [])
+            for name in image.get("names") or []
         )
+        for node in nodes
+    )
 
 
 def unbuilt(error: WarrenError) -> WarrenError:

@@ -201,7 +201,7 @@ class Kubernetes:
             require(image, wanted, nodes)
         if before not in ([], [wanted]):
             # The new one may never start, and then no pod tells any more what the volumes have.
-            broker.annotate(self.kubectl, before)
+            broker.annotate(self.kubectl, broker.claim_names(self.kubectl), before)
 
     def down(self, volumes: bool) -> None:
         with locked(self.kubectl.note, dry=self.runner.dry):
